@@ -30,7 +30,7 @@ class LogId(NamedTuple):
     """
 
     leader: LeaderId
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of an id
 
 
 class Vote(NamedTuple):

@@ -25,13 +25,16 @@ class LogState(msgspec.Struct, frozen=True):
 class WriteBatch(msgspec.Struct):
     """One atomic, durable write. Its parts take effect in the order of the fields.
 
-    `vote`: replaces the stored vote (None: unchanged). `truncate_from`: entries with this index and above are deleted first
-    (None: nothing is). `runs`: consecutive runs, the first of which starts right behind the log's end as it then is.
+    `vote`: replaces the stored vote (None: unchanged). `reset`: every entry is dropped and the log continues behind this id,
+    which becomes the purged one (None: no; a snapshot that is ahead of the log was installed). `truncate_from`: entries with
+    this index and above are deleted (None: nothing is; it may lie past the end). `runs`: consecutive runs, the first of which
+    starts right behind the log's end as it then is.
     `committed`: a hint of the commit index; it may be dropped or stored late, but a store never reports one that is
     greater than what it was given.
     """
 
     vote: Vote | None = None
+    reset: LogId | None = None
     truncate_from: int | None = None
     runs: list[Entries] = []
     committed: int = 0
@@ -81,7 +84,7 @@ class LogStore(Protocol):
     def purge(self, upto: LogId) -> None:
         """Forget entries up to and including `upto`, and remember `upto` as the purged id; durable on return.
 
-        `upto` may lie past the log's end (a snapshot was installed): then the log is empty and continues behind it.
+        `upto` is an entry that the log holds, or the purged id itself.
         """
         ...
 
