@@ -49,6 +49,10 @@ NO_LOG = LogId(NO_LEADER, 0)
 NO_VOTE = Vote(NO_LEADER, False)
 
 
+ENTRY_OVERHEAD = 48
+"""What an entry weighs in memory beside its payload, in bytes; so that empty payloads are bounded too."""
+
+
 class EntryKind(enum.IntEnum):
     """What a run's payloads are: the application's, nothing, or a `Membership`."""
 
@@ -68,12 +72,13 @@ class Entry(NamedTuple):
 class Entries:
     """A run: consecutive entries of one leader and one kind, stored by column. Never empty, never changed once made.
 
-    `payloads[i]` belongs to index `first_index + i`. `size` is the payloads' total in bytes. `encoded` is filled by
+    `payloads[i]` belongs to index `first_index + i`. `size` is the payloads' total in bytes, `weight` what the run counts
+    against limits on memory (`size`, and `ENTRY_OVERHEAD` an entry). `encoded` is filled by
     `raftcore.wire.encode_run` when somebody first needs the bytes; the log and every follower get the same ones.
     A `BLANK` run has one empty payload, a `MEMBERSHIP` run one encoded `Membership`.
     """
 
-    __slots__ = ("encoded", "first_index", "kind", "last_index", "leader", "payloads", "size")
+    __slots__ = ("encoded", "first_index", "kind", "last_id", "last_index", "leader", "payloads", "size", "weight")
 
     def __init__(
         self,
@@ -87,13 +92,11 @@ class Entries:
         self.first_index = first_index
         self.kind = kind
         self.payloads = payloads
-        self.last_index = first_index + len(payloads) - 1
+        last_index = self.last_index = first_index + len(payloads) - 1
+        self.last_id = LogId(leader, last_index)
         self.size = sum(map(len, payloads))
+        self.weight = self.size + ENTRY_OVERHEAD * len(payloads)
         self.encoded = encoded
-
-    @property
-    def last_id(self) -> LogId:
-        return LogId(self.leader, self.last_index)
 
     def part(self, first: int, last: int) -> Entries:
         """The run's entries with first <= index <= last; the run itself when that is all of them."""

@@ -29,6 +29,8 @@ _run_decoder = msgspec.msgpack.Decoder(tuple[int, int, str, int, int, list[bytes
 _membership_decoder = msgspec.msgpack.Decoder(tuple[int, Membership])
 _hello_decoder = msgspec.msgpack.Decoder(Hello)
 _KINDS: Final = tuple(EntryKind)
+# What msgspec raises for bytes that it can't read; the last two for broken UTF-8 and for nesting without end.
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def encode_run(run: Entries) -> bytes:
@@ -36,9 +38,7 @@ def encode_run(run: Entries) -> bytes:
     encoded = run.encoded
     if encoded is None:
         leader = run.leader
-        body = _encoder.encode(
-            (RUN_FORMAT, leader.term, leader.node, run.first_index, int(run.kind), run.payloads)
-        )
+        body = _encoder.encode((RUN_FORMAT, leader.term, leader.node, run.first_index, int(run.kind), run.payloads))
         encoded = run.encoded = zlib.crc32(body).to_bytes(4, "little") + body
     return encoded
 
@@ -50,7 +50,7 @@ def decode_run(data: bytes) -> Entries:
         raise WireError(f"run of {len(data)} bytes: checksum mismatch")
     try:
         version, term, node, first, kind, payloads = _run_decoder.decode(body)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise WireError(f"run of {len(data)} bytes: {error}") from None
     if version != RUN_FORMAT:
         raise WireError(f"run of format {version}, this release reads format {RUN_FORMAT}")
@@ -68,7 +68,7 @@ def decode_membership(data: bytes) -> Membership:
     """The membership in a `MEMBERSHIP` entry's payload. Raises `WireError`."""
     try:
         version, membership = _membership_decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise WireError(f"membership of {len(data)} bytes: {error}") from None
     if version != 1:
         raise WireError(f"membership of format {version}, this release reads format 1")
@@ -100,7 +100,7 @@ def decode(data: bytes | bytearray | memoryview) -> Message:
     """The message in `data`. Raises `WireError`."""
     try:
         return _message_decoder.decode(data)  # type: ignore[no-any-return]  # msgspec types a union as Any
-    except (msgspec.MsgspecError, WireError) as error:
+    except (*_UNREADABLE, WireError) as error:
         raise WireError(f"message of {len(data)} bytes: {error}") from None
 
 
@@ -108,5 +108,5 @@ def decode_hello(data: bytes | bytearray | memoryview) -> Hello:
     """The `Hello` in `data`. Raises `WireError`."""
     try:
         return _hello_decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise WireError(f"handshake of {len(data)} bytes: {error}") from None

@@ -20,7 +20,7 @@ from raftcore.engine.leadership import Leadership
 from raftcore.engine.output import Role, RoleChanged, TransferEnded
 from raftcore.engine.progress import Progress
 from raftcore.engine.quorum import Quorum, VoteResult
-from raftcore.messages import RequestVote, TimeoutNow, VoteReply
+from raftcore.messages import AppendReply, RequestVote, SnapshotReply, TimeoutNow, VoteReply
 from raftcore.types import Entries, EntryKind, LeaderId, NodeId, Vote
 
 if TYPE_CHECKING:
@@ -56,11 +56,13 @@ def become_follower(engine: Engine, leader: NodeId | None) -> None:
 
 def set_role(engine: Engine, role: Role) -> None:
     """Note the role, and tell the node when anything that it shows has changed."""
+    engine.deadline_moved = True
     shown = (role, engine.vote.leader.term, engine.leader)
     if shown != engine.shown:
         engine.shown = shown
         engine.events.append(RoleChanged(*shown))
     engine.role = role
+    engine.use_handlers(role)
 
 
 def promise(engine: Engine, vote: Vote) -> None:
@@ -175,10 +177,10 @@ def add_peer(engine: Engine, lead: Leadership, peer: NodeId) -> None:
 def on_request_vote(engine: Engine, sender: NodeId, message: RequestVote, now: float) -> None:
     """Decide on a vote or a pre-vote, and answer either way."""
     if message.pre:
-        granted = engine.leadership is None and not _is_led(engine, now) and _deserves(engine, message)
+        granted = engine.leadership is None and not is_led(engine, now) and _deserves(engine, message)
         engine.reply_when_vote_durable(sender, VoteReply(engine.vote, message.vote, granted, True))
         return
-    if not message.transfer and _is_led(engine, now):
+    if not message.transfer and is_led(engine, now):
         engine.reply_when_vote_durable(sender, VoteReply(engine.vote, message.vote, False))
         return
     deserved = _deserves(engine, message)
@@ -195,7 +197,7 @@ def _deserves(engine: Engine, message: RequestVote) -> bool:
     return message.last >= engine.log.last and engine.order.may_grant(message.vote, engine.vote)
 
 
-def _is_led(engine: Engine, now: float) -> bool:
+def is_led(engine: Engine, now: float) -> bool:
     """Rule 3. A leader counts as led by itself: check-quorum takes it out of office when it is not in touch."""
     if not engine.settings.check_quorum:
         return False
@@ -206,6 +208,7 @@ def _is_led(engine: Engine, now: float) -> bool:
 
 def on_vote_reply(engine: Engine, sender: NodeId, reply: VoteReply, now: float) -> None:
     """Count an answer, if it is one to the candidacy in hand (rule 5)."""
+    raise_vote(engine, reply.vote)
     candidacy = engine.candidacy
     if candidacy is None or reply.request != candidacy.vote or reply.pre != candidacy.pre:
         return
@@ -213,6 +216,11 @@ def on_vote_reply(engine: Engine, sender: NodeId, reply: VoteReply, now: float) 
         return
     candidacy.votes.setdefault(sender, reply.granted)
     _tally(engine, candidacy, now)
+
+
+def on_stray_reply(engine: Engine, sender: NodeId, reply: VoteReply | AppendReply | SnapshotReply, now: float) -> None:
+    """An answer to something that this node no longer asks: only a higher vote in it matters (paper §5.1)."""
+    raise_vote(engine, reply.vote)
 
 
 def on_timeout_now(engine: Engine, sender: NodeId, message: TimeoutNow, now: float) -> None:

@@ -5,7 +5,7 @@ Rules
    carrying out each `Output`; then `take_write` when no write is under way, and `written` when it is durable.
 2. A message that promises something (a vote, an acknowledgement) is held back here until what it promises is durable, and dropped
    if the vote has moved on by then. So nobody outside can send one too early.
-3. Every handler is chosen by (role, type of message) in `HANDLERS`; what a role has no use for is refused and counted, and changes
+3. Every handler is chosen by role and type of message in `HANDLERS`; what a role has no use for is refused and counted, and changes
    nothing.
 4. `now` is a number of seconds that never steps back; it is only ever compared with earlier ones.
 
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from raftcore.contracts.log_store import WriteBatch
 from raftcore.engine import election, membership, reads, replication, snapshots, transfer
-from raftcore.engine.log import ENTRY_OVERHEAD, Log, weight
+from raftcore.engine.log import Log
 from raftcore.engine.output import Event, Output, Role
 from raftcore.engine.vote_order import NodeOrder, StandardOrder, VoteOrder
 from raftcore.errors import InvariantViolation, MembershipRefused, NotLeader, Overloaded, TransferUnderWay
@@ -37,6 +37,7 @@ from raftcore.messages import (
     VoteReply,
 )
 from raftcore.types import (
+    ENTRY_OVERHEAD,
     NO_LOG,
     NO_MEMBERSHIP,
     NO_VOTE,
@@ -112,17 +113,22 @@ class Engine:
         self.send: list[tuple[NodeId, Message]] = []
         self.events: list[Event] = []
         self.refused = 0
+        self.deadline_moved = True
         self._ticket = 0
         self._durable_ticket = 0
         self._vote_ticket = 0
         self._held: deque[tuple[int, NodeId, Message]] = deque()
         self.role = Role.FOLLOWER if self.membership.is_voter(node) else Role.LEARNER
+        self.handlers = HANDLERS[self.role]
         self.shown: tuple[Role, int, NodeId | None] = (self.role, vote.leader.term, None)
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
     def deadline(self) -> float:
-        """When `tick` has something to do if nothing arrives before; infinity when nothing ever will."""
+        """When `tick` has something to do if nothing arrives before; infinity when nothing ever will.
+
+        It may come nearer only when `deadline_moved` is set, which the caller clears; messages alone put it off.
+        """
         if self.leadership is not None:
             return self.leadership.deadline()
         if not self.elections_enabled or not election.may_campaign(self):
@@ -146,13 +152,14 @@ class Engine:
             transfer.give_up(self, lead)
         if now >= lead.heartbeat_at:
             lead.heartbeat_at = now + self.heartbeat_interval
+            self.timer_at = now  # it hears itself: when it steps back it does not campaign in that moment
             if self.settings.check_quorum and now - reads.confirmed_at(self, lead, now) > self.election_low:
                 election.become_follower(self, None)
                 return
             if self.heartbeats_enabled:
                 self.heartbeat(now)
         elif lead.notify_at is not None and now >= lead.notify_at:
-            replication.heartbeat(self, lead)
+            replication.notify(self, lead)
 
     def heartbeat(self, now: float) -> None:
         """Show now that the leader lives; nothing on other nodes. A new round, so that the answers prove contact after `now`."""
@@ -164,11 +171,15 @@ class Engine:
         replication.heartbeat(self, lead)
         transfer.proceed(self, lead)
 
+    def use_handlers(self, role: Role) -> None:
+        """Another role handles messages in another way."""
+        self.handlers = HANDLERS[role]
+
     # -- inputs -------------------------------------------------------------------------------------------------------
 
     def receive(self, sender: NodeId, message: Message, now: float) -> None:
         """A message has arrived. Raises `WireError` when it is malformed: the peer's fault, and nothing was done."""
-        handler = HANDLERS.get((self.role, type(message)))
+        handler = self.handlers.get(type(message))
         if handler is None:
             self.refused += 1
             return
@@ -192,16 +203,15 @@ class Engine:
         runs = self._runs_of(payloads)
         for run in runs:
             self.log.append(run)
-            size = weight(run)
-            lead.uncommitted.append((run.last_index, size))
-            lead.uncommitted_bytes += size
+            lead.uncommitted.append((run.last_index, run.weight))
+            lead.uncommitted_bytes += run.weight
         return runs
 
     def _runs_of(self, payloads: list[bytes]) -> list[Entries]:
         """The payloads as runs, each of which fits into one message, so that none is ever cut on its way."""
         limit, first, leader = self.settings.max_message_bytes, self.log.last.index + 1, self.vote.leader
         whole = Entries(leader, first, EntryKind.NORMAL, payloads)
-        if weight(whole) <= limit:
+        if whole.weight <= limit:
             return [whole]
         runs: list[Entries] = []
         start = 0
@@ -246,8 +256,9 @@ class Engine:
         transfer.begin(self, target, now)
 
     def campaign(self, now: float) -> None:
-        """Ask for an election now. Does nothing on a leader, or on a node that may not campaign."""
-        if self.leadership is None and election.may_campaign(self):
+        """Ask for an election now. Does nothing on a leader, or on a node that may not campaign, or that has heard a leader
+        within the lower election timeout: its answers back that leader's lease."""
+        if not election.is_led(self, now) and self.leadership is None and election.may_campaign(self):
             election.campaign(self, now, pre=self.settings.pre_vote)
 
     def entries_read(self, peer: NodeId, first: int, runs: list[Entries]) -> None:
@@ -277,6 +288,11 @@ class Engine:
     # -- commit ---------------------------------------------------------------------------------------------------
 
     @property
+    def needs_write(self) -> bool:
+        """`take_write` has something."""
+        return self.log.dirty or not self.vote_is_written
+
+    @property
     def applicable(self) -> int:
         """Up to here entries may be applied: committed, and durable on this node."""
         return self.commit if self.commit < self.log.durable else self.log.durable
@@ -295,7 +311,7 @@ class Engine:
 
     def take_write(self) -> tuple[int, WriteBatch] | None:
         """Everything that is not on its way to the disk yet, as one write and its ticket; None when there is nothing."""
-        if self.vote_is_written and not self.log.has_unwritten:
+        if self.vote_is_written and not self.log.dirty:
             return None
         self._ticket += 1
         reset, truncate_from, runs = self.log.take_unwritten(self._ticket)
@@ -326,11 +342,13 @@ class Engine:
         return self.vote_is_written and self._vote_ticket <= self._durable_ticket
 
     def acknowledge_when_written(self, to: NodeId, reply: AppendReply) -> None:
-        """Send once everything accepted so far is durable. Of two acknowledgements that wait for one write, the later says all."""
-        ticket = self._ticket + (not self.vote_is_written or self.log.has_unwritten)
+        """Send once everything accepted so far is durable. Of two acknowledgements that wait for one write, the greater says all."""
+        ticket = self._ticket + self.needs_write
         held = self._held
-        if held and held[-1][0] == ticket and held[-1][1] == to and type(held[-1][2]) is AppendReply:
-            held.pop()
+        if held and held[-1][:2] == (ticket, to):
+            earlier = held[-1][2]
+            if type(earlier) is AppendReply and earlier.match <= reply.match:
+                held.pop()
         held.append((ticket, to, reply))
 
     def reply_when_vote_durable(self, to: NodeId, reply: Message) -> None:
@@ -377,41 +395,32 @@ def _fingerprint(payload: bytes) -> str:
     return f"{zlib.crc32(payload):08x}"
 
 
-Handler = Callable[["Engine", NodeId, "Message", float], None]
+Handler = Callable[..., None]
+"""(engine, sender, message, now); each takes its own type of message."""
 
 
-def _answering(handler: Callable[..., None] | None) -> Callable[..., None]:
-    """A reply's higher vote is taken over first (paper §5.1); then the role that asked, if any, counts it."""
+def _handlers() -> dict[Role, dict[type, Handler]]:
+    def table(**special: Handler) -> dict[type, Handler]:
+        handlers: dict[type, Handler] = {
+            RequestVote: election.on_request_vote,
+            AppendEntries: replication.on_append,
+            SnapshotChunk: snapshots.on_chunk,
+            VoteReply: election.on_stray_reply,
+            AppendReply: election.on_stray_reply,
+            SnapshotReply: election.on_stray_reply,
+        }
+        by_name = {kind.__name__: kind for kind in (*handlers, TimeoutNow)}
+        return {**handlers, **{by_name[name]: handler for name, handler in special.items()}}
 
-    def handle(
-        engine: Engine, sender: NodeId, reply: VoteReply | AppendReply | SnapshotReply, now: float
-    ) -> None:
-        if reply.vote != engine.vote:
-            election.raise_vote(engine, reply.vote)
-        if handler is not None:
-            handler(engine, sender, reply, now)
-
-    return handle
-
-
-def _handlers() -> dict[tuple[Role, type], Callable[..., None]]:
-    table: dict[tuple[Role, type], Callable[..., None]] = {}
-    for role in Role:
-        table[role, RequestVote] = election.on_request_vote
-        table[role, AppendEntries] = replication.on_append
-        table[role, SnapshotChunk] = snapshots.on_chunk
-        table[role, VoteReply] = _answering(None)
-        table[role, AppendReply] = _answering(None)
-        table[role, SnapshotReply] = _answering(None)
-    table[Role.PRE_CANDIDATE, VoteReply] = _answering(election.on_vote_reply)
-    table[Role.CANDIDATE, VoteReply] = _answering(election.on_vote_reply)
-    table[Role.LEADER, AppendReply] = _answering(replication.on_append_reply)
-    table[Role.LEADER, SnapshotReply] = _answering(snapshots.on_reply)
-    table[Role.FOLLOWER, TimeoutNow] = election.on_timeout_now
-    return table
+    return {
+        Role.LEARNER: table(),
+        Role.FOLLOWER: table(TimeoutNow=election.on_timeout_now),
+        Role.PRE_CANDIDATE: table(VoteReply=election.on_vote_reply),
+        Role.CANDIDATE: table(VoteReply=election.on_vote_reply),
+        Role.LEADER: table(AppendReply=replication.on_append_reply, SnapshotReply=snapshots.on_reply),
+    }
 
 
 HANDLERS = _handlers()
-"""(role, type of message) → what handles it. A pair that is missing is refused and counted: orders to campaign for anyone but a
+"""role → type of message → what handles it. A pair that is missing is refused and counted: orders to campaign for anyone but a
 follower, and `Forward` and `ForwardReply`, which are the node's."""
-

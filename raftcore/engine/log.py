@@ -17,17 +17,9 @@ from collections import deque
 from raftcore.errors import InvariantViolation
 from raftcore.types import NO_LEADER, Entries, LeaderId, LogId
 
-ENTRY_OVERHEAD = 48
-"""What an entry weighs in memory beside its payload, in bytes; so that empty payloads are bounded too."""
-
-
-def weight(run: Entries) -> int:
-    """What a run counts against limits in bytes."""
-    return run.size + ENTRY_OVERHEAD * len(run.payloads)
-
-
 class Log:
-    """See the module's text. Indexes are of entries; `durable` is the last index known to be on this node's disk."""
+    """See the module's text. Indexes are of entries; `durable` is the last index known to be on this node's disk, and `dirty`
+    says that there is something to write."""
 
     __slots__ = (
         "_cache_bytes",
@@ -41,6 +33,7 @@ class Log:
         "_truncate_from",
         "_unwritten",
         "base",
+        "dirty",
         "durable",
         "last",
     )
@@ -61,6 +54,7 @@ class Log:
         self._unwritten: list[Entries] = []
         self._truncate_from: int | None = None
         self._reset: LogId | None = None
+        self.dirty = False
         self._in_flight: deque[tuple[int, int]] = deque()
 
     # -- whose entry is where -------------------------------------------------------------------------------------
@@ -77,6 +71,8 @@ class Log:
 
     def id_at(self, index: int) -> LogId | None:
         """The entry's id, as `leader_at`."""
+        if len(self._runs) > 1 and self._runs[-2].last_index == index:
+            return self._runs[-2].last_id  # what precedes the newest run: by far the most frequent question
         leader = self.leader_at(index)
         return None if leader is None else LogId(leader, index)
 
@@ -117,7 +113,8 @@ class Log:
                 raise InvariantViolation(f"leaders would decrease: {run.leader} behind {self.last.leader}")
             self._firsts.append(run.first_index)
             self._leaders.append(run.leader)
-        self.last = LogId(run.leader, run.last_index)
+        self.last = run.last_id
+        self.dirty = True
         self._unwritten.append(run)
         self._remember(run)
 
@@ -136,6 +133,7 @@ class Log:
         if self.durable > end or self._in_flight:
             # A write in flight may hold entries from `index` on: the store must delete them whatever it has by then.
             self._truncate_from = index if self._truncate_from is None else min(index, self._truncate_from)
+        self.dirty = bool(self._unwritten) or self._truncate_from is not None or self._reset is not None
         self.durable = min(self.durable, end)
         # An earlier write's completion must not make newer entries at the same indexes durable (etcd's "append ABA").
         self._in_flight = deque((ticket, min(upto, end)) for ticket, upto in self._in_flight)
@@ -146,6 +144,7 @@ class Log:
         The snapshot is durable, so everything up to `base` is, whatever the store still says.
         """
         self.base = self.last = self._reset = base
+        self.dirty = True
         self.durable = base.index
         self._firsts, self._leaders = [], []
         self._runs, self._starts, self._cached = [], [], 0
@@ -165,7 +164,7 @@ class Log:
         if self.last.index == upto.index:
             drop = len(self._runs)
         if drop > 0:
-            self._cached -= sum(map(weight, self._runs[:drop]))
+            self._cached -= sum(run.weight for run in self._runs[:drop])
             del self._runs[:drop], self._starts[:drop]
 
     # -- the newest runs ------------------------------------------------------------------------------------------
@@ -180,10 +179,10 @@ class Log:
             position = bisect_right(starts, first) - 1
         run = self._runs[position]
         found = [run if run.first_index == first else run.part(first, run.last_index)]
-        room = max_bytes - weight(found[0])
+        room = max_bytes - found[0].weight
         for position in range(position + 1, len(starts)):
             run = self._runs[position]
-            room -= weight(run)
+            room -= run.weight
             if room < 0:
                 break
             found.append(run)
@@ -197,7 +196,7 @@ class Log:
     def _remember(self, run: Entries) -> None:
         self._runs.append(run)
         self._starts.append(run.first_index)
-        self._cached += run.size + ENTRY_OVERHEAD * len(run.payloads)
+        self._cached += run.weight
         if self._cached > self._cache_bytes:
             self._evict()
 
@@ -207,30 +206,27 @@ class Log:
         for run in self._runs:
             if self._cached <= goal or run.last_index > self.durable:
                 break
-            self._cached -= weight(run)
+            self._cached -= run.weight
             drop += 1
         del self._runs[:drop], self._starts[:drop]
 
     def _cut_cache(self, end: int) -> None:
         while self._starts and self._starts[-1] > end:
-            self._cached -= weight(self._runs[-1])
+            self._cached -= self._runs[-1].weight
             del self._runs[-1], self._starts[-1]
         if self._runs and self._runs[-1].last_index > end:
             run = self._runs[-1]
             kept = run.part(run.first_index, end)
-            self._cached -= weight(run) - weight(kept)
+            self._cached -= run.weight - kept.weight
             self._runs[-1] = kept
 
     # -- the way to the disk --------------------------------------------------------------------------------------
-
-    @property
-    def has_unwritten(self) -> bool:
-        return bool(self._unwritten) or self._truncate_from is not None or self._reset is not None
 
     def take_unwritten(self, ticket: int) -> tuple[LogId | None, int | None, list[Entries]]:
         """(reset to, truncate from, runs) to write next, under a ticket that `written` will bring back."""
         taken = self._reset, self._truncate_from, self._unwritten
         self._reset, self._truncate_from, self._unwritten = None, None, []
+        self.dirty = False
         self._in_flight.append((ticket, self.last.index))
         return taken
 

@@ -54,10 +54,6 @@ class History:
         """The oldest membership entry that is not known to be committed; `NEVER` when there is none."""
         return self._entries[1][0].index if len(self._entries) > 1 else NEVER
 
-    def at(self, index: int) -> tuple[LogId, Membership]:
-        """What is in force after the entry at `index`, which is committed."""
-        return next(entry for entry in reversed(self._entries) if entry[0].index <= index)
-
     def append(self, log_id: LogId, membership: Membership) -> None:
         self._entries.append((log_id, membership))
 

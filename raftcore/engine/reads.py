@@ -49,6 +49,7 @@ def lease_holds(engine: Engine, lead: Leadership, now: float) -> bool:
 def confirmed_at(engine: Engine, lead: Leadership, now: float) -> float:
     """When the newest round was sent that a quorum has answered: it was in touch with this leader at that time or later."""
     if lead.quorum.voters == (engine.node,):
+        lead.confirmed_at = now  # kept, so that voters who join have the usual time to answer
         return now
     answered_round, times = lead.quorum.committed_index(lead.rounds), lead.round_times
     while times and times[0][0] <= answered_round:

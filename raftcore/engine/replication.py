@@ -18,7 +18,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raftcore.engine import election, membership, reads, snapshots, transfer
-from raftcore.engine.log import weight
 from raftcore.engine.output import EntriesWanted
 from raftcore.engine.progress import Progress, State
 from raftcore.errors import InvariantViolation, WireError
@@ -45,14 +44,13 @@ def replicate(engine: Engine, lead: Leadership, now: float) -> None:
                 runs = _runs_for(engine, peer, progress)
                 if runs is None:
                     break
-                shared, shared_size = _message(engine, lead, runs), sum(map(weight, runs))
+                shared, shared_size = _message(engine, lead, runs), sum([run.weight for run in runs])
             _send(engine, peer, progress, shared, shared_size)
         behind = behind or progress.commit_sent < engine.commit
     if behind and lead.notify_at is None:
         # Followers learn of a commit with the next entries. When none come, tell them soon, not with the next heartbeat.
         lead.notify_at = now + engine.notify_delay
-    elif not behind:
-        lead.notify_at = None
+        engine.deadline_moved = True
 
 
 def _message(engine: Engine, lead: Leadership, runs: list[Entries]) -> AppendEntries:
@@ -92,7 +90,14 @@ def entries_read(engine: Engine, peer: NodeId, first: int, runs: list[Entries]) 
         return
     if runs[-1].leader != engine.log.leader_at(runs[-1].last_index):
         return  # truncated and rewritten while it was being read
-    _send(engine, peer, progress, _message(engine, lead, runs), sum(map(weight, runs)))
+    _send(engine, peer, progress, _message(engine, lead, runs), sum([run.weight for run in runs]))
+
+
+def notify(engine: Engine, lead: Leadership) -> None:
+    """Tell those who have not heard how far is committed, if there still are any."""
+    lead.notify_at = None
+    if any(progress.commit_sent < engine.commit for progress in lead.progress.values()):
+        heartbeat(engine, lead)
 
 
 def heartbeat(engine: Engine, lead: Leadership) -> None:
@@ -104,7 +109,6 @@ def heartbeat(engine: Engine, lead: Leadership) -> None:
             message = AppendEntries(engine.vote, lead.round, prev, engine.commit)
         engine.send.append((peer, message))
         progress.commit_sent = engine.commit
-    lead.notify_at = None
 
 
 # -- the follower receives ----------------------------------------------------------------------------------------
@@ -112,10 +116,10 @@ def heartbeat(engine: Engine, lead: Leadership) -> None:
 
 def on_append(engine: Engine, sender: NodeId, message: AppendEntries, now: float) -> None:
     """Accept entries, or a heartbeat, from a leader (paper Figure 2, "AppendEntries RPC")."""
+    _check_message(message)
     if not election.follow(engine, sender, message.vote, message.round, now):
         engine.send.append((sender, AppendReply(engine.vote, message.round, 0)))
         return
-    _check_message(message)
     log, prev = engine.log, message.prev
     if prev != log.last and not _agrees(engine, prev):
         hint = log.last_not_after(prev.index, prev.leader)
@@ -147,13 +151,14 @@ def _check_message(message: AppendEntries) -> None:
     for run in message.runs:
         if run.first_index != expected or not leader <= run.leader <= message.vote.leader:
             raise WireError(f"entries {run!r} can't follow index {expected - 1} of term {leader.term}")
+        if run.kind is EntryKind.MEMBERSHIP:
+            decode_membership(run.payloads[0])
         expected, leader = run.last_index + 1, run.leader
 
 
 def _accept(engine: Engine, run: Entries) -> None:
     """Add a run to the log, except for what is there already; drop what conflicts with it first (rule 5)."""
     log = engine.log
-    appointed = decode_membership(run.payloads[0]) if run.kind is EntryKind.MEMBERSHIP else None
     if run.first_index != log.last.index + 1:
         conflict = log.first_conflict(run)
         if conflict is not None:
@@ -168,8 +173,8 @@ def _accept(engine: Engine, run: Entries) -> None:
             return
         run = run.part(log.last.index + 1, run.last_index)
     log.append(run)
-    if appointed is not None:
-        membership.appended(engine, run.last_id, appointed)
+    if run.kind is EntryKind.MEMBERSHIP:
+        membership.appended(engine, run.last_id, decode_membership(run.payloads[0]))
 
 
 # -- the leader counts --------------------------------------------------------------------------------------------
@@ -178,15 +183,19 @@ def _accept(engine: Engine, run: Entries) -> None:
 def on_append_reply(engine: Engine, sender: NodeId, reply: AppendReply, now: float) -> None:
     """A follower has answered. Only answers to this very leadership count (the votes are equal)."""
     lead = engine.leadership
-    progress = lead.progress.get(sender) if lead is not None else None
-    if lead is None or progress is None or reply.vote != engine.vote:
+    if lead is None or reply.vote != engine.vote:
+        election.raise_vote(engine, reply.vote)
         return
-    reads.answered(lead, sender, reply.round)
-    if reply.rejected is not None:
-        _rejected(engine, progress, reply.rejected, reply.hint or NO_LOG)
+    progress = lead.progress.get(sender)
+    if progress is None:
         return
     if reply.match > engine.log.last.index:
         raise WireError(f"{sender} acknowledges index {reply.match}, the log ends at {engine.log.last.index}")
+    if reply.round != lead.rounds.get(sender):
+        reads.answered(lead, sender, reply.round)
+    if reply.rejected is not None:
+        _rejected(engine, progress, reply.rejected, reply.hint or NO_LOG)
+        return
     if progress.acknowledged(reply.match):
         lead.match[sender] = reply.match
         lead.acks_changed = True
@@ -203,9 +212,10 @@ def _rejected(engine: Engine, progress: Progress, rejected: int, hint: LogId) ->
     stale = rejected <= progress.match if progress.state is State.PIPELINE else rejected != progress.next - 1
     if stale or progress.state is State.SNAPSHOT:
         return
-    agreed = engine.log.last_not_after(min(hint.index, rejected - 1), hint.leader)
+    tried = min(hint.index, rejected - 1)
+    agreed = engine.log.last_not_after(tried, hint.leader)
     # Below the base nothing is known any more: go by the hint, which leads to a snapshot.
-    progress.probe(min(agreed.index, hint.index) + 1)
+    progress.probe(min(agreed.index, tried) + 1)
 
 
 def advance_commit(engine: Engine, lead: Leadership) -> None:

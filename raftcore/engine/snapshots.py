@@ -37,12 +37,15 @@ def offer(engine: Engine, peer: NodeId, progress: Progress) -> None:
 def on_reply(engine: Engine, sender: NodeId, reply: SnapshotReply, now: float) -> None:
     """A follower reports: contact in any case, and entries can follow once it is installed."""
     lead = engine.leadership
-    progress = lead.progress.get(sender) if lead is not None else None
-    if lead is None or progress is None or reply.vote != engine.vote:
+    if lead is None or reply.vote != engine.vote:
+        election.raise_vote(engine, reply.vote)
         return
-    reads.answered(lead, sender, reply.round)
+    progress = lead.progress.get(sender)
+    if progress is None:
+        return
     if reply.match > engine.log.last.index:
         raise WireError(f"{sender} acknowledges index {reply.match}, the log ends at {engine.log.last.index}")
+    reads.answered(lead, sender, reply.round)
     if progress.acknowledged(reply.match):
         lead.match[sender] = reply.match
         lead.acks_changed = True
@@ -53,7 +56,8 @@ def on_reply(engine: Engine, sender: NodeId, reply: SnapshotReply, now: float) -
 
 def purgeable(engine: Engine, trailing: int) -> LogId | None:
     """How far the log may be purged now, keeping `trailing` entries behind the snapshot; None: not at all (rule 5)."""
-    index = engine.snapshot_last.index - trailing
+    # A snapshot from the leader may be durable before the entries that it covers are.
+    index = min(engine.snapshot_last.index - trailing, engine.log.durable)
     if engine.leadership is not None:
         for progress in engine.leadership.progress.values():
             if progress.state is State.SNAPSHOT:
@@ -91,6 +95,7 @@ def installed_reply(engine: Engine, meta: SnapshotMeta, round: int) -> SnapshotR
 def installed(engine: Engine, meta: SnapshotMeta) -> None:
     """The snapshot is durable here and the state machine holds it: make log, commit and membership follow."""
     engine.installing = None
+    engine.deadline_moved = True
     last = meta.last
     engine.snapshot_last = max(engine.snapshot_last, last)
     if last.index <= engine.commit:

@@ -35,6 +35,7 @@ def begin(engine: Engine, target: NodeId | None, now: float) -> None:
     if chosen == engine.node or not engine.membership.is_voter(chosen):
         raise MembershipRefused(f"{chosen!r} is not another voter; voters are {list(engine.membership.all_voters)}")
     lead.transfer = Transfer(chosen, now + engine.election_low)
+    engine.deadline_moved = True
     proceed(engine, lead)
 
 

@@ -77,13 +77,19 @@ class Applier:
         self._wake()
 
     def _apply(self, runs: list[Entries], target: int) -> None:
-        runs = [run.part(run.first_index, target) for run in runs if run.first_index <= target]
+        if runs[-1].last_index > target:
+            runs = [run.part(run.first_index, target) for run in runs if run.first_index <= target]
         if self.machine.blocking:
             self._busy = True
             self.worker.submit(self._results, runs).add_done_callback(lambda future: self._when_applied(runs, future))
             return
         for run in runs:
-            self._done(run, self._result(run))
+            if run.kind is EntryKind.NORMAL:
+                results = self._result(run)
+                self.applied = run.last_id
+                self._answered(run, results)
+            else:
+                self._done(run, ())
         if self.applied.index < self._engine.applicable:
             self._wake()
 
@@ -100,11 +106,9 @@ class Applier:
         self._wake()
 
     def _results(self, runs: list[Entries]) -> list[Results]:
-        return [self._result(run) for run in runs]
+        return [self._result(run) if run.kind is EntryKind.NORMAL else () for run in runs]
 
     def _result(self, run: Entries) -> Results:
-        if run.kind is not EntryKind.NORMAL:
-            return ()
         try:
             results = self.machine.apply(run)
         except RaftCoreError:
@@ -122,7 +126,7 @@ class Applier:
         return results
 
     def _done(self, run: Entries, results: Results) -> None:
-        self.applied = LogId(run.leader, run.last_index)
+        self.applied = run.last_id
         if run.kind is EntryKind.NORMAL:
             self._answered(run, results)
         elif run.kind is EntryKind.MEMBERSHIP:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
-from raftcore.contracts import Event, LogStore, Observer, SnapshotSink, StateMachine, Transport, WriteBatch
+from raftcore.contracts import Event, LogStore, Observer, SnapshotSink, StateMachine, Transport
 from raftcore.engine import Engine
 from raftcore.engine import output as engine_output
 from raftcore.errors import (
@@ -32,7 +32,7 @@ from raftcore.errors import (
     WireError,
 )
 from raftcore.messages import Forward, ForwardReply, Hello, Message
-from raftcore.node.apply import Applier, Results
+from raftcore.node.apply import Applier
 from raftcore.node.commands import Commands
 from raftcore.node.forwarding import CHANGE, PROPOSE, READ, TRANSFER, ForwardedBatch, Forwarding, Reply, error_of
 from raftcore.node.proposals import Batch, Proposals, Waiter
@@ -80,7 +80,11 @@ class Member:
         self.refused_messages = 0
         self.proposals = Proposals()
         self._loop = asyncio.get_running_loop()
+        self._send = parts.transport.send
         self._inbox: list[tuple[NodeId, Message]] = []
+        self._max_payload = limits.max_payload_bytes
+        self._max_pending = limits.max_pending_proposals
+        self._max_pending_bytes = limits.max_pending_bytes
         self._payloads: list[bytes] = []
         self._waiters: list[Waiter] = []
         self._new_bytes = 0
@@ -102,7 +106,7 @@ class Member:
             recovered.membership_at(recovered.applied.index),
             limits.apply_batch_bytes,
             self._read_log,
-            self._answered,
+            self.proposals.applied,
             self.wake,
             self.fail,
         )
@@ -133,8 +137,18 @@ class Member:
 
     def propose(self, payload: bytes) -> asyncio.Future[bytes | None]:
         """See `Node.propose`."""
-        self._check(payload)
-        self._count(1, len(payload))
+        proposals, size = self.proposals, len(payload)
+        if (
+            type(payload) is not bytes
+            or size > self._max_payload
+            or proposals.count >= self._max_pending
+            or proposals.bytes + size > self._max_pending_bytes
+            or self.stopped
+        ):
+            self._refuse((payload,), size)
+        proposals.count += 1
+        proposals.bytes += size
+        self._new_bytes += size
         future: asyncio.Future[bytes | None] = self._loop.create_future()
         self._payloads.append(payload)
         self._waiters.append(future)
@@ -149,38 +163,44 @@ class Member:
         if not payloads:
             future.set_result([])
             return future
-        for payload in payloads:
-            self._check(payload)
-        self._count(len(payloads), sum(map(len, payloads)))
+        self._new_bytes += self._make_room(payloads)
         self._payloads.extend(payloads)
         self._waiters.append((future, len(payloads)))
         self._has_many = True
         self.wake()
         return future
 
-    def _check(self, payload: bytes) -> None:
-        if type(payload) is not bytes:
-            raise TypeError(f"a payload must be bytes, not {type(payload).__name__}; encode it first")
-        if len(payload) > self.limits.max_payload_bytes:
-            raise PayloadTooLarge(
-                f"a payload of {len(payload)} bytes is over limits.max_payload_bytes ({self.limits.max_payload_bytes}); "
-                "split it, or raise the limit on every member"
-            )
+    def _make_room(self, payloads: Sequence[bytes]) -> int:
+        """Count proposals as pending; their size in bytes. Raises what `_refuse` does."""
+        proposals, size = self.proposals, sum(map(len, payloads))
+        if (
+            self.stopped
+            or any(type(payload) is not bytes or len(payload) > self._max_payload for payload in payloads)
+            or proposals.count + len(payloads) > self._max_pending
+            or proposals.bytes + size > self._max_pending_bytes
+        ):
+            self._refuse(payloads, size)
+        proposals.count += len(payloads)
+        proposals.bytes += size
+        return size
 
-    def _count(self, count: int, size: int) -> None:
-        """Make room for a proposal, or refuse it."""
+    def _refuse(self, payloads: Sequence[bytes], size: int) -> NoReturn:
+        """Say why these can't be proposed."""
         if self.stopped:
             raise self.stopped_error()
-        proposals, limits = self.proposals, self.limits
-        if proposals.count + count > limits.max_pending_proposals or proposals.bytes + size > limits.max_pending_bytes:
-            raise Overloaded(
-                f"{proposals.count} proposals ({proposals.bytes} bytes) wait already (limits.max_pending_proposals is "
-                f"{limits.max_pending_proposals}, limits.max_pending_bytes {limits.max_pending_bytes}); try again when some are "
-                "answered"
-            )
-        proposals.count += count
-        proposals.bytes += size
-        self._new_bytes += size
+        for payload in payloads:
+            if type(payload) is not bytes:
+                raise TypeError(f"a payload must be bytes, not {type(payload).__name__}; encode it first")
+            if len(payload) > self._max_payload:
+                raise PayloadTooLarge(
+                    f"a payload of {len(payload)} bytes is over limits.max_payload_bytes ({self._max_payload}); split it, or "
+                    "raise the limit on every member"
+                )
+        raise Overloaded(
+            f"{self.proposals.count} proposals ({self.proposals.bytes} bytes) wait already and {len(payloads)} ({size} bytes) "
+            f"more do not fit (limits.max_pending_proposals is {self._max_pending}, limits.max_pending_bytes "
+            f"{self._max_pending_bytes}); try again when some are answered"
+        )
 
     def read(self, lease: bool) -> asyncio.Future[int]:
         """See `Node.read`."""
@@ -272,26 +292,28 @@ class Member:
             self._collect(now)
         if self.reading.waits:
             self.reading.hand_over(now)
-        send = self.parts.transport.send
+            if self.reading.timeout_at(now) < self._timer_at:
+                self._arm_for(self.reading.timeout_at(now))
         while True:
+            if not self._writing:
+                self._write(now)
             output = engine.take(now)
-            if output is not None:
-                for peer, message in output.send:
-                    send(peer, message)
-                for event in output.events:
-                    self._handle(event, now)
-                continue
-            if self._writing:
+            if output is None:
                 break
-            write = engine.take_write()
-            if write is None:
-                break
-            self._write(write, now)
-        if self.applier.applied.index < engine.applicable:
-            self.applier.advance()
+            for peer, message in output.send:
+                self._send(peer, message)
+            for event in output.events:
+                self._handle(event, now)
+            if not output.events and (self._writing or not engine.needs_write):
+                break  # sending changes nothing, so there is nothing more to take
+        applier = self.applier
+        if applier.applied.index < engine.applicable:
+            applier.advance()
             self.snapshots.after_apply()
-        self.reading.settle()
-        self._arm()
+        if self.reading.count:
+            self.reading.settle()
+        if engine.deadline_moved or self._timer_at == FOREVER:
+            self._arm()
         if self._changes:
             changes, self._changes = self._changes, []
             for future in changes:
@@ -303,12 +325,13 @@ class Member:
         receive = self.engine.receive
         for sender, message in inbox:
             try:
-                if type(message) is Forward:
-                    self._serve(sender, message, now)
-                elif type(message) is ForwardReply:
-                    self.forwarding.answered(sender, message)
-                else:
+                kind = type(message)
+                if kind is not Forward and kind is not ForwardReply:
                     receive(sender, message, now)
+                elif isinstance(message, Forward):
+                    self._serve(sender, message, now)
+                elif isinstance(message, ForwardReply):
+                    self.forwarding.answered(sender, message)
             except (WireError, msgspec.MsgspecError) as error:
                 self.refused_messages += 1
                 logger.warning("node %s: message from %s refused: %s", self.hello.node, sender, error)
@@ -321,18 +344,25 @@ class Member:
 
     def _arm(self) -> None:
         """Have a timer for the earliest deadline. One that fires too early costs less than moving it at every turn."""
+        self.engine.deadline_moved = False
         deadline = self.engine.deadline() if self.ticks else FOREVER
         if self.proposals.count:
             deadline = min(deadline, self.proposals.next_deadline())
         if self.reading.count:
             deadline = min(deadline, self.reading.next_deadline())
         if deadline < self._timer_at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_at = deadline
-            self._timer = self._loop.call_at(deadline, self.wake)
+            self._arm_for(deadline)
 
-    def _write(self, write: tuple[int, WriteBatch], now: float) -> None:
+    def _arm_for(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = self._loop.call_at(deadline, self.wake)
+
+    def _write(self, now: float) -> None:
+        write = self.engine.take_write()
+        if write is None:
+            return
         ticket, batch = write
         if not self.parts.log_store.blocking:
             self.parts.log_store.write(batch)
@@ -364,6 +394,8 @@ class Member:
         deadline = now + self.limits.proposal_timeout_ms / 1000
         batch = Batch(self._payloads, self._waiters, self._has_many, self._new_bytes, deadline)
         self._payloads, self._waiters, self._has_many, self._new_bytes = [], [], False, 0
+        if deadline < self._timer_at:
+            self._arm_for(deadline)
         self._hand_over(batch)
 
     def _hand_over(self, batch: Batch) -> None:
@@ -414,10 +446,6 @@ class Member:
         for _ in range(len(held)):
             self._hand_over(held.popleft())
 
-    def _answered(self, run: Entries, results: Results) -> None:
-        if self.proposals.appended:
-            self.proposals.applied(run, results)
-
     def _expire(self, now: float) -> None:
         """End batches that have waited too long; what is known of each decides how."""
         seconds, proposals = self.limits.proposal_timeout_ms / 1000, self.proposals
@@ -452,16 +480,15 @@ class Member:
             raise WireError(f"a command of kind {forward.kind!r} is not known here")
 
     def _serve_proposals(self, payloads: list[bytes], reply: Reply, now: float) -> None:
-        size = sum(map(len, payloads))
         try:
-            for payload in payloads:
-                self._check(payload)
-            self._count(len(payloads), size)
+            size = self._make_room(payloads)
         except RaftCoreError as error:
             reply.error(error)
             return
-        self._new_bytes -= size
-        self._hand_over(ForwardedBatch(payloads, size, now + self.limits.proposal_timeout_ms / 1000, reply))
+        deadline = now + self.limits.proposal_timeout_ms / 1000
+        if deadline < self._timer_at:
+            self._arm_for(deadline)
+        self._hand_over(ForwardedBatch(payloads, size, deadline, reply))
 
     # -- events of the engine -----------------------------------------------------------------------------------------
 

@@ -349,11 +349,13 @@ class Runtime:
     def election(self, on: bool) -> None:
         """Whether this node campaigns when it hears no leader."""
         self._node.member.engine.elections_enabled = on
+        self._node.member.engine.deadline_moved = True
         self._node.member.wake()
 
     def tick(self, on: bool) -> None:
         """Whether time makes this node do anything at all; without, use `trigger`."""
         self._node.member.ticks = on
+        self._node.member.engine.deadline_moved = True
         self._node.member.wake()
 
     def forwarding(self, on: bool) -> None:

@@ -61,6 +61,10 @@ class Reading:
         self._confirmed: list[tuple[int, Group]] = []
         self.count = 0
 
+    def timeout_at(self, now: float) -> float:
+        """When a read that begins now runs out of time."""
+        return now + self._timeout
+
     @property
     def waits(self) -> bool:
         """There are groups that are not asked for yet."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from raftcore.contracts import LogState, LogStore, SnapshotSink, StateMachine, WriteBatch
-from raftcore.engine.log import Log, weight
+from raftcore.engine.log import Log
 from raftcore.errors import CorruptData
 from raftcore.node.storage import Worker
 from raftcore.types import (
@@ -89,10 +89,10 @@ class _Scan:
             self.memberships.append((run.last_id, decode_membership(run.payloads[0])))
         self.end = run.last_id
         self.tail.append(run)
-        self._cached += weight(run)
+        self._cached += run.weight
         if self._cached > 2 * self._cache_bytes:
             while self._cached > self._cache_bytes:
-                self._cached -= weight(self.tail.pop(0))
+                self._cached -= self.tail.pop(0).weight
 
 
 async def recover(

@@ -1,0 +1,1 @@
+"""A transport for raftcore over Redis. Not built yet: nothing is in here."""

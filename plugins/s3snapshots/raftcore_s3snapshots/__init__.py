@@ -1,0 +1,1 @@
+"""A snapshot sink for raftcore that keeps snapshots in an S3 bucket. Not built yet: nothing is in here."""
