@@ -26,7 +26,7 @@ from raftcore.config.sources import Sources
 from raftcore.contracts import LogStore, Observer, SnapshotSink, StateMachine, Transport
 from raftcore.engine.settings import RaftSettings
 from raftcore.errors import PluginError
-from raftcore.node.settings import Limits, SnapshotPolicy
+from raftcore.node import Limits, Node, SnapshotPolicy
 from raftcore.plugins import (
     LOG_STORE,
     OBSERVER,
@@ -143,6 +143,24 @@ class Config:
     def context(self) -> BuildContext:
         """What backends are told of this node."""
         return BuildContext(node=self.id, cluster=self.cluster, address=self.address, data_dir=self.data_dir)
+
+    def make_node(self) -> Node:
+        """The node that this describes, not started. Raises `PluginError` when a backend's driver is missing."""
+        return Node(
+            self.id,
+            cluster=self.cluster,
+            log_store=self.build(self.log_store),
+            state_machine=self.build(self.state_machine),
+            transport=self.build(self.transport),
+            snapshots=self.build(self.snapshot_sink),
+            address=self.address,
+            members=self.members,
+            data_dir=self.data_dir,
+            raft=self.raft,
+            limits=self.limits,
+            snapshot_policy=self.snapshots,
+            observers=[self.build(observer) for observer in self.observers],
+        )
 
     def build(self, choice: Choice[Built]) -> Built:
         """Make what was chosen: `config.build(config.log_store)`. Raises `PluginError` when its driver is missing."""

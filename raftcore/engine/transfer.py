@@ -65,5 +65,6 @@ def _order(engine: Engine, lead: Leadership, target: NodeId) -> None:
 
 
 def _furthest(engine: Engine, lead: Leadership) -> NodeId | None:
+    """The voter whose log is furthest; of those that stand alike, the one that has answered last (the others may be gone)."""
     others = [voter for voter in engine.membership.all_voters if voter != engine.node]
-    return max(others, key=lambda voter: lead.match.get(voter, 0), default=None)
+    return max(others, key=lambda voter: (lead.match.get(voter, 0), lead.rounds.get(voter, 0)), default=None)

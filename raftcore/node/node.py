@@ -36,7 +36,8 @@ class Node:
     """One member of a cluster: ``async with Node(...) as node``. Everything runs on the event loop that it is started on.
 
     `data_dir` is where the node keeps whose disk this is; without it (everything in memory) it is a new member at each start.
-    `address` is where other members reach it. `rng` decides election timeouts; give a seeded one for a repeatable run.
+    `address` is where other members reach it. `members` (id → address) are those that the cluster begins with: a node that is one of
+    them and has never been part of a cluster bootstraps itself at its start; afterwards they mean nothing. `rng` decides election timeouts; give a seeded one for a repeatable run.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Node:
         transport: Transport,
         snapshots: SnapshotSink,
         address: str = "",
+        members: Mapping[NodeId, str] | None = None,
         data_dir: Path | None = None,
         raft: RaftSettings | None = None,
         limits: Limits | None = None,
@@ -59,6 +61,7 @@ class Node:
         self.id = id
         self.cluster = cluster
         self.address = address
+        self._members = dict(members or {})
         self.limits = limits or Limits()
         self._raft = raft or RaftSettings()
         self._policy = snapshot_policy or SnapshotPolicy()
@@ -122,6 +125,8 @@ class Node:
         except BaseException:
             await self._release()
             raise
+        if self.is_pristine and self.id in self._members:
+            await self.bootstrap(self._members)
         nodes = engine.history.nodes()
         nodes.pop(self.id, None)
         parts.transport.set_peers(nodes)
@@ -197,9 +202,8 @@ class Node:
         that has been part of a cluster before it raises `MembershipRefused`."""
         if self.id not in members:
             raise MembershipRefused(f"node {self.id!r} is not among the members {sorted(members)} that it is to begin with")
-        first = Membership(
-            (tuple(sorted(members)),), (), {node: NodeInfo(members[node]) for node in sorted(members)}
-        )
+        nodes = {node: NodeInfo(members[node]) for node in sorted(members)}
+        first = Membership((tuple(nodes),), (), nodes)
         self.member.engine.bootstrap(first)
         self.member.wake()
 
