@@ -1,5 +1,6 @@
 """Raft consensus for Python: a pure protocol engine, an asyncio node, and plugins for everything else."""
 
+from raftcore.config import Config
 from raftcore.contracts import (
     Endpoint,
     Event,
@@ -12,6 +13,7 @@ from raftcore.contracts import (
     Transport,
     WriteBatch,
 )
+from raftcore.engine import RaftSettings
 from raftcore.errors import (
     ConfigError,
     CorruptData,
@@ -35,6 +37,7 @@ from raftcore.errors import (
     WaitTimeout,
     WireError,
 )
+from raftcore.node import Limits, Node, SnapshotPolicy, Status
 from raftcore.types import (
     NO_LEADER,
     NO_LOG,
@@ -57,6 +60,7 @@ __all__ = [
     "NO_LOG",
     "NO_MEMBERSHIP",
     "NO_VOTE",
+    "Config",
     "ConfigError",
     "CorruptData",
     "Endpoint",
@@ -67,11 +71,13 @@ __all__ = [
     "IdentityError",
     "InvariantViolation",
     "LeaderId",
+    "Limits",
     "LogId",
     "LogState",
     "LogStore",
     "Membership",
     "MembershipRefused",
+    "Node",
     "NodeId",
     "NodeInfo",
     "NodeStopped",
@@ -85,11 +91,14 @@ __all__ = [
     "PluginError",
     "ProposalError",
     "RaftCoreError",
+    "RaftSettings",
     "ReadUnavailable",
     "SnapshotMeta",
+    "SnapshotPolicy",
     "SnapshotSink",
     "SnapshotWriter",
     "StateMachine",
+    "Status",
     "StorageError",
     "StorageInUse",
     "TransferUnderWay",

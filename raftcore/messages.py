@@ -2,7 +2,8 @@
 
 A reply is a message like any other. `round` is the leader's own growing number: a reply repeats the one that it
 answers, which is how the leader knows when a quorum was last in touch (check-quorum, leases, read index), with no name
-in it that a caller chose. Records are array-like on the wire: new fields go to the end and have a default.
+in it that a caller chose. Records are array-like on the wire: new fields go to the end and have a default. The garbage collector
+need not look at them (`gc=False`): they hold plain data, which can't form cycles.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import msgspec
 from raftcore.types import Entries, LogId, SnapshotMeta, Vote
 
 
-class RequestVote(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class RequestVote(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """A candidate asks for a vote (paper §5.2); with `pre`, only whether it would be granted (thesis 9.6).
 
     `vote` is the vote asked for; `last` the end of the candidate's log. `transfer` says that the leader itself asked
@@ -27,7 +28,7 @@ class RequestVote(msgspec.Struct, frozen=True, array_like=True, tag=1):
     transfer: bool = False
 
 
-class VoteReply(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class VoteReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """`vote` is the voter's own; `request` repeats the vote that was asked for."""
 
     vote: Vote
@@ -36,7 +37,7 @@ class VoteReply(msgspec.Struct, frozen=True, array_like=True, tag=2):
     pre: bool = False
 
 
-class AppendEntries(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class AppendEntries(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     """Entries that follow `prev` (paper §5.3). Without runs it is a heartbeat and a probe.
 
     `commit` is the leader's commit index. `runs` are consecutive and start at `prev.index + 1`.
@@ -54,7 +55,7 @@ class AppendEntries(msgspec.Struct, frozen=True, array_like=True, tag=3):
         return self.runs[-1].last_index if self.runs else self.prev.index
 
 
-class AppendReply(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class AppendReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     """`match`: up to this index the follower's *durable* log is the leader's, as far as the answered message covers.
 
     When the entry before the message's was missing or another leader's, `rejected` is its index and `hint` the last
@@ -68,7 +69,7 @@ class AppendReply(msgspec.Struct, frozen=True, array_like=True, tag=4):
     hint: LogId | None = None
 
 
-class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, tag=5):
+class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
     """Bytes `offset ..` of the snapshot's stream; `done` on the last one (paper §7)."""
 
     vote: Vote
@@ -87,7 +88,7 @@ class SnapshotStatus(enum.IntEnum):
     FAILED = 2
 
 
-class SnapshotReply(msgspec.Struct, frozen=True, array_like=True, tag=6):
+class SnapshotReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
     """`match` as in `AppendReply`: what of the leader's log the follower now holds durably."""
 
     vote: Vote
@@ -98,14 +99,14 @@ class SnapshotReply(msgspec.Struct, frozen=True, array_like=True, tag=6):
     match: int = 0
 
 
-class TimeoutNow(msgspec.Struct, frozen=True, array_like=True, tag=7):
+class TimeoutNow(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
     """The leader asks the receiver to start an election at once (thesis 3.10). `round` shows a stale one for what it is."""
 
     vote: Vote
     round: int
 
 
-class Forward(msgspec.Struct, frozen=True, array_like=True, tag=8):
+class Forward(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
     """A command from another member for the leader. `kind` is one of `raftcore.node.forwarding`'s names."""
 
     vote: Vote
@@ -114,7 +115,7 @@ class Forward(msgspec.Struct, frozen=True, array_like=True, tag=8):
     payloads: list[bytes]
 
 
-class ForwardReply(msgspec.Struct, frozen=True, array_like=True, tag=9):
+class ForwardReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
     """The leader's answer: `results` in the payloads' order, or `error` (an error's class name and text)."""
 
     vote: Vote

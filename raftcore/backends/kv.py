@@ -196,10 +196,15 @@ class KeyValue:
             total.update(_encoder.encode((key, item.value, item.version)))
         return total.hexdigest()
 
-    def list(self, prefix: str = "", limit: int = 1000) -> list[tuple[str, Item]]:
-        """The first `limit` keys, in order, that begin with `prefix`. Looks at every key, about 0.1 µs each."""
+    def list(self, prefix: str = "", limit: int = 1000, after: str | None = None) -> list[tuple[str, Item]]:
+        """The first `limit` keys, in order, that begin with `prefix` and come behind the key `after`.
+
+        Looks at every key, about 0.1 µs each.
+        """
         items = self._items
-        keys = heapq.nsmallest(limit, (key for key in items if key.startswith(prefix)))
+        keys = heapq.nsmallest(
+            limit, (key for key in items if key.startswith(prefix) and (after is None or key > after))
+        )
         return [(key, items[key]) for key in keys]
 
 

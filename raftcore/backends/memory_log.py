@@ -62,7 +62,8 @@ class MemoryLog:
         return LogState(self._vote, self._purged, last, self._committed)
 
     def write(self, batch: WriteBatch) -> None:
-        self._refuse_after_failure()
+        if self._failed:
+            self._refuse_after_failure()
         purged = batch.reset or self._purged
         end = self._next if batch.reset is None else purged.index + 1
         cut = batch.truncate_from

@@ -1,51 +1,43 @@
 """The durable log store that needs nothing but Python: one SQLite file, flushed once with every batch.
 
-Files (format 1). ``log.sqlite`` holds two tables. `runs` has one row a run: the index of its `last` entry, the number
-of the `batch` that brought it, the hint `committed` of that batch, the run as `raftcore.wire.encode_run` makes it
-(`data`), and `checksum`, the CRC-32 of ``last, batch, committed (8 bytes each, little-endian) | the run's own
-checksum``. `meta` has one row: ``crc32 (4 bytes, little-endian) | msgpack [batch, vote, purged, committed]``.
-``log.sqlite-wal`` is SQLite's own. ``log.sqlite-acked`` is the watermark: see `raftcore.backends.sqlite_checks`, which
-also says what damage is found and how.
+`raftcore.backends.sqlite_format` says what is stored, `raftcore.backends.sqlite_checks` what damage is found and how.
 
-Every batch has a number, one greater than the last one's; it is in the rows that the batch brought, or in `meta`. A
-usual batch is one INSERT statement that commits itself, so that the thread gives up the interpreter lock once. Only a
+A usual batch is one INSERT statement that commits itself, so that the thread gives up the interpreter lock once. Only a
 batch with a vote, a reset or a truncation, and a purge, takes a transaction of several statements.
-
-A purge keeps a run that it cuts through, and remembers the purged id: such a row begins at or below it.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from raftcore.backends.directory import sync_directory
 from raftcore.backends.memory_log import clip
 from raftcore.backends.sqlite_checks import REJOIN, Watermark, verify_wal
+from raftcore.backends.sqlite_format import (
+    APPLICATION,
+    FORMAT,
+    META_TABLE,
+    RUNS_TABLE,
+    Meta,
+    decode_meta,
+    encode_meta,
+    row_checksum,
+)
 from raftcore.contracts import LogState, WriteBatch
 from raftcore.errors import CorruptData, StorageError, StorageInUse, WireError
-from raftcore.types import NO_LOG, NO_VOTE, Entries, LogId, Vote
+from raftcore.types import Entries, LogId
 from raftcore.wire import decode_run, encode_run
 
-FORMAT: Final = 1
 PAGE_BYTES: Final = 4096
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
 ROWS_PER_STATEMENT: Final = 64
 
-_APPLICATION: Final = int.from_bytes(b"raft", "big")
-_META_TABLE: Final = "CREATE TABLE meta (id INTEGER PRIMARY KEY, data BLOB NOT NULL)"
-_RUNS_TABLE: Final = (
-    "CREATE TABLE runs (last INTEGER PRIMARY KEY, batch INTEGER NOT NULL, committed INTEGER NOT NULL, "
-    "checksum INTEGER NOT NULL, data BLOB NOT NULL)"
-)
 _INSERT: Final = ["INSERT INTO runs VALUES " + ",".join(["(?,?,?,?,?)"] * n) for n in range(ROWS_PER_STATEMENT + 1)]
 # Many runs as a single row. Fetching row by row takes the interpreter lock anew for each; beside a busy event loop that
 # held up the writes behind a read by half a millisecond a run.
@@ -59,23 +51,7 @@ _READ: Final = """
 """
 READ_RUNS: Final = 1024
 READ_BYTES: Final = 1024 * 1024
-_ROW: Final = struct.Struct("<QQQ")
-
-
-class _Meta(msgspec.Struct, frozen=True, array_like=True):
-    batch: int = 0
-    vote: Vote = NO_VOTE
-    purged: LogId = NO_LOG
-    committed: int = 0
-
-
-_encoder = msgspec.msgpack.Encoder()
-_meta_decoder = msgspec.msgpack.Decoder(_Meta)
 _first_index = attrgetter("first_index")
-
-
-def _row_checksum(last: int, batch: int, committed: int, data: bytes) -> int:
-    return zlib.crc32(_ROW.pack(last, batch, committed) + data[:4])
 
 
 def _is_plain(batch: WriteBatch) -> bool:
@@ -97,7 +73,7 @@ class SqliteLog:
         self._path = path
         self._watermark = Watermark(path.with_name(path.name + "-acked"))
         self._connection: sqlite3.Connection | None = None
-        self._meta = _Meta()
+        self._meta = Meta()
         self._batch = 0
         self._next = 1
         self._committed = 0
@@ -162,7 +138,7 @@ class SqliteLog:
         with self._errors("purge"):
             if upto.index >= self._next:
                 raise StorageError(f"{self._path}: {upto.index} can't be purged: the log ends at {self._next - 1}")
-            meta = _Meta(number, self._meta.vote, upto, self._committed)
+            meta = Meta(number, self._meta.vote, upto, self._committed, self._next - 1)
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("DELETE FROM runs WHERE last <= ?", (upto.index,))
             self._store_meta(connection, meta)
@@ -206,14 +182,14 @@ class SqliteLog:
         schema = tuple(sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master ORDER BY name"))
         if new and (application, version, schema) == (0, 0, ()):
             connection.execute("BEGIN IMMEDIATE")
-            connection.execute(_META_TABLE)
-            connection.execute(_RUNS_TABLE)
-            self._store_meta(connection, _Meta())
-            connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+            connection.execute(META_TABLE)
+            connection.execute(RUNS_TABLE)
+            self._store_meta(connection, Meta())
+            connection.execute(f"PRAGMA application_id = {APPLICATION}")
             connection.execute(f"PRAGMA user_version = {FORMAT}")
             connection.execute("COMMIT")
             return
-        if application != _APPLICATION:
+        if application != APPLICATION:
             raise StorageError(
                 f"{self._path}: not a raftcore log (application id {application}); give the log store another path"
             )
@@ -221,7 +197,7 @@ class SqliteLog:
             raise StorageError(
                 f"{self._path}: format {version}, this release reads format {FORMAT}; run the release that wrote it"
             )
-        if schema != (_META_TABLE, _RUNS_TABLE):
+        if schema != (META_TABLE, RUNS_TABLE):
             raise self._corrupt("its tables are not those that raftcore made")
 
     def _load(self, connection: sqlite3.Connection) -> LogId:
@@ -235,7 +211,7 @@ class SqliteLog:
         for index, number, committed, checksum, data in rows:
             try:
                 run = self._decode(data, last.index + 1)
-                intact = (index, checksum) == (run.last_index, _row_checksum(index, number, committed, data))
+                intact = (index, checksum) == (run.last_index, row_checksum(index, number, committed, data))
             except (struct.error, TypeError) as error:  # a damaged page may give values of any type
                 raise self._corrupt(f"the row of the run that ends at {index}: {error}") from None
             if not intact:
@@ -248,6 +224,8 @@ class SqliteLog:
             last = run.last_id
             self._batch = max(self._batch, number)
             self._committed = max(self._committed, committed)
+        if last.index < meta.last:
+            raise self._corrupt(f"it ends with entry {last.index}, but entry {meta.last} was stored")
         self._next = last.index + 1
         return last
 
@@ -297,54 +275,47 @@ class SqliteLog:
             part = runs[at : at + ROWS_PER_STATEMENT]
             for run in part:
                 data, last = encode_run(run), run.last_index
-                values += (last, number, committed, _row_checksum(last, number, committed, data), data)
+                values += (last, number, committed, row_checksum(last, number, committed, data), data)
             connection.execute(_INSERT[len(part)], values)
 
-    def _load_meta(self, connection: sqlite3.Connection) -> _Meta:
+    def _load_meta(self, connection: sqlite3.Connection) -> Meta:
         rows = connection.execute("SELECT id, data FROM meta").fetchall()
         try:
             ((_, data),) = rows
-            if zlib.crc32(data[4:]) != int.from_bytes(data[:4], "little"):
-                raise ValueError("checksum mismatch")
-            return _meta_decoder.decode(data[4:])
+            return decode_meta(data)
         except (ValueError, TypeError) as error:
             raise self._corrupt(f"the row with the vote: {error}") from None
 
-    def _store_meta(self, connection: sqlite3.Connection, meta: _Meta) -> None:
-        body = _encoder.encode(meta)
-        data = zlib.crc32(body).to_bytes(4, "little") + body
-        connection.execute("INSERT OR REPLACE INTO meta VALUES (0, ?)", (data,))
+    def _store_meta(self, connection: sqlite3.Connection, meta: Meta) -> None:
+        connection.execute("INSERT OR REPLACE INTO meta VALUES (0, ?)", (encode_meta(meta),))
 
     # -- writing ---------------------------------------------------------------------------------------------
 
     def _transact(self, connection: sqlite3.Connection, batch: WriteBatch, number: int, committed: int) -> None:
-        meta = _Meta(
-            number,
-            self._meta.vote if batch.vote is None else batch.vote,
-            self._meta.purged if batch.reset is None else batch.reset,
-            committed,
-        )
+        vote = self._meta.vote if batch.vote is None else batch.vote
+        purged = self._meta.purged if batch.reset is None else batch.reset
         end = self._next
         connection.execute("BEGIN IMMEDIATE")
         if batch.reset is not None:
             connection.execute("DELETE FROM runs")
-            end = batch.reset.index + 1
+            end = purged.index + 1
         if batch.truncate_from is not None and batch.truncate_from < end:
             end = batch.truncate_from
-            self._truncate(connection, end, number, meta)
+            self._truncate(connection, end, purged.index, number, committed)
         following = self._check_runs(batch.runs, end)
         self._insert(connection, batch.runs, number, committed)
+        meta = Meta(number, vote, purged, committed, following - 1)
         self._store_meta(connection, meta)
         connection.execute("COMMIT")
         self._meta, self._next = meta, following
 
-    def _truncate(self, connection: sqlite3.Connection, cut: int, number: int, meta: _Meta) -> None:
-        if cut <= meta.purged.index:
-            raise StorageError(f"{self._path}: entries from {cut} on can't be cut off: {meta.purged.index} is purged")
+    def _truncate(self, connection: sqlite3.Connection, cut: int, purged: int, number: int, committed: int) -> None:
+        if cut <= purged:
+            raise StorageError(f"{self._path}: entries from {cut} on can't be cut off: {purged} is purged")
         (run,) = self._runs(connection, cut, cut + 1, 1)
         connection.execute("DELETE FROM runs WHERE last >= ?", (cut,))
-        if run.first_index < cut and cut - 1 > meta.purged.index:
-            self._insert(connection, [run.part(run.first_index, cut - 1)], number, meta.committed)
+        if run.first_index < cut and cut - 1 > purged:
+            self._insert(connection, [run.part(run.first_index, cut - 1)], number, committed)
 
     def _check_runs(self, runs: list[Entries], following: int) -> int:
         for run in runs:

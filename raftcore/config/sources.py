@@ -71,6 +71,9 @@ class Sources:
         if isinstance(value, dict):
             for key, inner in value.items():
                 self._note((*path, key), inner)
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for position, inner in enumerate(value):
+                self._note((*path, position), inner)
         else:
             self._origins[path] = self.file
 

@@ -22,7 +22,7 @@ class LogState(msgspec.Struct, frozen=True):
     committed: int = 0
 
 
-class WriteBatch(msgspec.Struct):
+class WriteBatch(msgspec.Struct, gc=False):
     """One atomic, durable write. Its parts take effect in the order of the fields.
 
     `vote`: replaces the stored vote (None: unchanged). `reset`: every entry is dropped and the log continues behind this id,

@@ -306,6 +306,8 @@ class Engine:
         self.commit = index
         if first_own or index >= self.history.pending_index:
             membership.committed(self)
+        if lead is not None and lead.transfer is not None and self.leadership is lead:
+            transfer.proceed(self, lead)
 
     # -- durability: what must wait for the disk ------------------------------------------------------------------
 
@@ -320,7 +322,7 @@ class Engine:
             vote = self.vote
             self.vote_is_written = True
             self._vote_ticket = self._ticket
-        return self._ticket, WriteBatch(vote, reset, truncate_from, runs, min(self.commit, self.log.last.index))
+        return self._ticket, WriteBatch(vote, reset, truncate_from, runs, self.commit)
 
     def written(self, ticket: int, now: float) -> None:
         """The write with this ticket, and every one before it, is durable."""

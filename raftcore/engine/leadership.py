@@ -37,7 +37,6 @@ class Leadership:
         "first_index",
         "heartbeat_at",
         "lease_barriers",
-        "leaving",
         "match",
         "notify_at",
         "pending_reads",
@@ -57,7 +56,6 @@ class Leadership:
         self.quorum = quorum
         self.first_index = first_index
         self.progress: dict[NodeId, Progress] = {}
-        self.leaving: dict[NodeId, int] = {}
         self.match: dict[NodeId, int] = {node: durable}
         self.acks_changed = False
         self.uncommitted: deque[tuple[int, int]] = deque()

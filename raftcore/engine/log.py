@@ -17,6 +17,10 @@ from collections import deque
 from raftcore.errors import InvariantViolation
 from raftcore.types import NO_LEADER, Entries, LeaderId, LogId
 
+NO_END = 1 << 63
+"""An index that no log reaches."""
+
+
 class Log:
     """See the module's text. Indexes are of entries; `durable` is the last index known to be on this node's disk, and `dirty`
     says that there is something to write."""
@@ -169,8 +173,9 @@ class Log:
 
     # -- the newest runs ------------------------------------------------------------------------------------------
 
-    def read(self, first: int, max_bytes: int) -> list[Entries] | None:
-        """Runs from `first` on, at least one and at most `max_bytes` of weight; None when memory does not reach back there."""
+    def read(self, first: int, max_bytes: int, last: int = NO_END) -> list[Entries] | None:
+        """Runs from `first` on, at least one and at most `max_bytes` of weight, that begin no later than at `last`; None when
+        memory does not reach back to `first`."""
         starts = self._starts
         if not starts or first < starts[0]:
             return None
@@ -179,11 +184,13 @@ class Log:
             position = bisect_right(starts, first) - 1
         run = self._runs[position]
         found = [run if run.first_index == first else run.part(first, run.last_index)]
+        if found[0].last_index >= last:
+            return found
         room = max_bytes - found[0].weight
         for position in range(position + 1, len(starts)):
             run = self._runs[position]
             room -= run.weight
-            if room < 0:
+            if room < 0 or run.first_index > last:
                 break
             found.append(run)
         return found
@@ -233,8 +240,9 @@ class Log:
     def written(self, ticket: int) -> None:
         """Every write up to `ticket` is durable."""
         while self._in_flight and self._in_flight[0][0] <= ticket:
-            _, upto = self._in_flight.popleft()
-            self.durable = max(self.durable, upto)
+            upto = self._in_flight.popleft()[1]
+            if upto > self.durable:
+                self.durable = upto
 
 
 def empty_log(cache_bytes: int) -> Log:

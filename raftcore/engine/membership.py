@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raftcore.engine import election, replication, transfer
+from raftcore.engine.log import NO_END
 from raftcore.engine.output import MembershipChanged, Role
 from raftcore.engine.quorum import Quorum
 from raftcore.errors import MembershipRefused, NotLeader, TransferUnderWay
@@ -28,17 +29,17 @@ if TYPE_CHECKING:
     from raftcore.engine.engine import Engine
     from raftcore.engine.leadership import Leadership
 
-NEVER = 1 << 63
-"""An index that no log reaches."""
-
-
 class History:
-    """The newest committed membership and those appended behind it, oldest first (rule 2)."""
+    """The newest committed membership and those appended behind it, oldest first (rule 2).
 
-    __slots__ = ("_entries",)
+    `pending_index`: the oldest membership entry that is not known to be committed; `NO_END` when there is none.
+    """
+
+    __slots__ = ("_entries", "pending_index")
 
     def __init__(self, entries: list[tuple[LogId, Membership]], commit: int) -> None:
         self._entries = entries
+        self.pending_index = NO_END
         self.trim(commit)
 
     @property
@@ -49,25 +50,26 @@ class History:
     def effective_id(self) -> LogId:
         return self._entries[-1][0]
 
-    @property
-    def pending_index(self) -> int:
-        """The oldest membership entry that is not known to be committed; `NEVER` when there is none."""
-        return self._entries[1][0].index if len(self._entries) > 1 else NEVER
-
     def append(self, log_id: LogId, membership: Membership) -> None:
         self._entries.append((log_id, membership))
+        self._note_pending()
 
     def truncate(self, index: int) -> bool:
         """Forget what entries from `index` on had set. True when anything was forgotten."""
         before = len(self._entries)
         while len(self._entries) > 1 and self._entries[-1][0].index >= index:
             del self._entries[-1]
+        self._note_pending()
         return len(self._entries) < before
 
     def trim(self, commit: int) -> None:
         """Keep the newest committed one, and what follows it."""
         while len(self._entries) > 1 and self._entries[1][0].index <= commit:
             del self._entries[0]
+        self._note_pending()
+
+    def _note_pending(self) -> None:
+        self.pending_index = self._entries[1][0].index if len(self._entries) > 1 else NO_END
 
     def nodes(self) -> dict[NodeId, NodeInfo]:
         """Everyone in any of them, with the newest address."""
@@ -96,15 +98,10 @@ def in_force(engine: Engine) -> None:
     if lead is not None:
         lead.quorum = Quorum(membership)
         lead.acks_changed = lead.rounds_changed = True
-        members = membership.members
-        for peer in members:
-            lead.leaving.pop(peer, None)
+        # Who is out stays in `progress` until this is committed: it gets the entry, and that news, so that it knows.
+        for peer in membership.members:
             if peer != engine.node and peer not in lead.progress:
                 election.add_peer(engine, lead, peer)
-        for peer in lead.progress:
-            if peer not in members:
-                # It still gets this entry, and the news that it is committed, so that it knows that it is out.
-                lead.leaving.setdefault(peer, engine.log.last.index)
     elif engine.candidacy is None:
         election.set_role(engine, Role.FOLLOWER if membership.is_voter(engine.node) else Role.LEARNER)
     engine.events.append(MembershipChanged())
@@ -115,15 +112,16 @@ def committed(engine: Engine) -> None:
     engine.history.trim(engine.commit)
     engine.events.append(MembershipChanged())
     lead = engine.leadership
-    if lead is None or engine.commit < lead.first_index or engine.history.pending_index != NEVER:
+    if lead is None or engine.commit < lead.first_index or engine.history.pending_index != NO_END:
         return
     membership = engine.membership
     if membership.is_joint:
         _append(engine, lead, _uniform(membership))  # rule 4
         return
-    if lead.leaving:
+    leaving = [peer for peer in lead.progress if peer not in membership.members]
+    if leaving:
         replication.heartbeat(engine, lead)
-        for peer in [peer for peer, index in lead.leaving.items() if index <= engine.commit]:
+        for peer in leaving:
             _drop(lead, peer)
     if not membership.is_voter(engine.node):
         transfer.hand_over_at_once(engine, lead)  # rule 5
@@ -131,7 +129,7 @@ def committed(engine: Engine) -> None:
 
 
 def _drop(lead: Leadership, peer: NodeId) -> None:
-    for table in (lead.progress, lead.leaving, lead.match, lead.rounds):
+    for table in (lead.progress, lead.match, lead.rounds):
         table.pop(peer, None)
 
 
@@ -185,7 +183,7 @@ def learn_incarnations(engine: Engine, incarnations: Mapping[NodeId, str]) -> No
     """Write down which disk each member showed first, so that another disk under its name is refused. Does nothing now
     when a change is not possible now."""
     lead = engine.leadership
-    if lead is None or engine.commit < lead.first_index or engine.history.pending_index != NEVER:
+    if lead is None or engine.commit < lead.first_index or engine.history.pending_index != NO_END:
         return
     membership = engine.membership
     if membership.is_joint or lead.transfer is not None:
@@ -206,6 +204,6 @@ def _free_to_change(engine: Engine) -> Leadership:
         raise TransferUnderWay(f"leadership is being handed to {lead.transfer.target}; ask it")
     if engine.commit < lead.first_index:
         raise MembershipRefused("this leader has not committed an entry of its own term yet; try again in a moment")
-    if engine.history.pending_index != NEVER or engine.membership.is_joint:
+    if engine.history.pending_index != NO_END or engine.membership.is_joint:
         raise MembershipRefused("another change of membership is under way; try again when it is finished")
     return lead

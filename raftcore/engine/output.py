@@ -92,11 +92,8 @@ Event = (
 )
 
 
-class Output:
+class Output(msgspec.Struct, gc=False):
     """Everything that a turn decided. Messages in `send` promise nothing that is not durable."""
 
-    __slots__ = ("events", "send")
-
-    def __init__(self, send: list[tuple[NodeId, Message]], events: list[Event]) -> None:
-        self.send = send
-        self.events = events
+    send: list[tuple[NodeId, Message]]
+    events: list[Event]

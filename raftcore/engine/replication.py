@@ -130,7 +130,7 @@ def on_append(engine: Engine, sender: NodeId, message: AppendEntries, now: float
         _accept(engine, run)
     covered = message.last_index
     if message.commit > engine.commit:
-        engine.commit_to(min(message.commit, covered))  # rule 3
+        engine.commit_to(message.commit if message.commit < covered else covered)  # rule 3
     if message.runs and covered > log.durable:
         engine.acknowledge_when_written(sender, AppendReply(engine.vote, message.round, covered))  # rule 1
     else:

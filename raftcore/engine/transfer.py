@@ -40,9 +40,9 @@ def begin(engine: Engine, target: NodeId | None, now: float) -> None:
 
 
 def proceed(engine: Engine, lead: Leadership) -> None:
-    """Tell the target to campaign if it holds the whole log."""
-    transfer = lead.transfer
-    if transfer is not None and lead.match.get(transfer.target, 0) == engine.log.last.index:
+    """Tell the target to campaign if it holds the whole log, and all of it is committed: whoever waits has an answer then."""
+    transfer, last = lead.transfer, engine.log.last.index
+    if transfer is not None and lead.match.get(transfer.target, 0) == last == engine.commit:
         _order(engine, lead, transfer.target)
 
 

@@ -51,12 +51,12 @@ class Applier:
         self._fail = fail
         self._busy = False
 
-    def advance(self) -> None:
-        """Apply what can be applied now, up to one batch; the next turn goes on."""
+    def advance(self, target: int) -> None:
+        """Apply up to `target`, or as much of it as is one batch; the next turn goes on."""
         if self._busy:
             return
-        first, target = self.applied.index + 1, self._engine.applicable
-        runs = self._engine.log.read(first, self._batch_bytes)
+        first = self.applied.index + 1
+        runs = self._engine.log.read(first, self._batch_bytes, target)
         if runs is None:
             self._busy = True
             self._read(first, target + 1, self._batch_bytes).add_done_callback(self._when_read)
@@ -90,7 +90,7 @@ class Applier:
                 self._answered(run, results)
             else:
                 self._done(run, ())
-        if self.applied.index < self._engine.applicable:
+        if self.applied.index < target:
             self._wake()
 
     def _when_applied(self, runs: list[Entries], future: asyncio.Future[list[Results]]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from raftcore.engine.membership import NEVER
+from raftcore.engine.log import NO_END
 from raftcore.errors import NotLeader, OutcomeUnknown, RaftCoreError, WaitTimeout
 from raftcore.messages import Forward, ForwardReply
 from raftcore.node.forwarding import CHANGE, TRANSFER, Change, Forwarding, Handover, Reply, error_of
@@ -103,7 +103,7 @@ class Commands:
 
         def finished() -> bool:
             return engine.vote.leader != term or (
-                engine.commit >= index and not engine.membership.is_joint and engine.history.pending_index == NEVER
+                engine.commit >= index and not engine.membership.is_joint and engine.history.pending_index == NO_END
             )
 
         await self._until(finished)

@@ -78,6 +78,8 @@ class Member:
         self.forwards = True
         self.ticks = True
         self.refused_messages = 0
+        self.no_use: set[NodeId] = set()
+        """Nodes that can't be reached, or said that they do not lead: nothing is sent to them until there is news."""
         self.proposals = Proposals()
         self._loop = asyncio.get_running_loop()
         self._send = parts.transport.send
@@ -117,6 +119,7 @@ class Member:
             limits.read_timeout_ms / 1000,
             limits.max_pending_reads,
             lambda: self.applier.applied.index,
+            self.no_use,
         )
         self.commands = Commands(engine, self.forwarding, self.until, self.wake, limits.proposal_timeout_ms / 1000)
         self.snapshots = Snapshots(
@@ -257,10 +260,14 @@ class Member:
 
     def peer_up(self, peer: NodeId) -> None:
         """The peer can be reached."""
+        self.no_use.discard(peer)
+        if peer == self.engine.leader:
+            self._retry()
         self.notify("peer_up", {"peer": peer})
 
     def peer_down(self, peer: NodeId, reason: str) -> None:
         """The peer can't be reached; what it owed us will not come."""
+        self.no_use.add(peer)
         self.forwarding.lost(peer)
         self.notify("peer_down", {"peer": peer, "reason": reason})
 
@@ -274,10 +281,9 @@ class Member:
 
     def _turn(self) -> None:
         self._scheduled = False
-        if self.stopped:
-            return
         try:
-            self._step(self._loop.time())
+            if not self.stopped:
+                self._step(self._loop.time())
         except Exception as error:  # the boundary of the loop: a failure stops the node, it never goes on half-way
             self.fail(error)
 
@@ -287,15 +293,17 @@ class Member:
             self._take_messages(now)
         if now >= self._timer_at:
             self._timer_at = FOREVER
+            engine.deadline_moved = True
             self._when_due(now)
         if self._payloads:
             self._collect(now)
-        if self.reading.waits:
+        if self.reading.count:
             self.reading.hand_over(now)
             if self.reading.timeout_at(now) < self._timer_at:
                 self._arm_for(self.reading.timeout_at(now))
+        log = engine.log
         while True:
-            if not self._writing:
+            if (log.dirty or not engine.vote_is_written) and not self._writing:
                 self._write(now)
             output = engine.take(now)
             if output is None:
@@ -304,15 +312,15 @@ class Member:
                 self._send(peer, message)
             for event in output.events:
                 self._handle(event, now)
-            if not output.events and (self._writing or not engine.needs_write):
+            if not output.events and not log.dirty:
                 break  # sending changes nothing, so there is nothing more to take
-        applier = self.applier
-        if applier.applied.index < engine.applicable:
-            applier.advance()
+        applicable = engine.applicable
+        if self.applier.applied.index < applicable:
+            self.applier.advance(applicable)
             self.snapshots.after_apply()
         if self.reading.count:
             self.reading.settle()
-        if engine.deadline_moved or self._timer_at == FOREVER:
+        if engine.deadline_moved:
             self._arm()
         if self._changes:
             changes, self._changes = self._changes, []
@@ -413,6 +421,8 @@ class Member:
                 self.proposals.appended.append(batch)
         elif isinstance(batch, ForwardedBatch):
             self.proposals.fail(batch, NotLeader(f"node {engine.node} does not lead", leader))
+        elif leader in self.no_use:
+            self.proposals.held.append(batch)  # sent now it would be lost, and its outcome unknown
         elif leader is not None and not self.forwards:
             self.proposals.fail(batch, NotLeader(f"node {engine.node} does not lead; {leader} does", leader))
         elif leader is not None:
@@ -428,8 +438,8 @@ class Member:
                 return
             error = reply if isinstance(reply, OutcomeUnknown) else error_of(reply)
             if isinstance(error, NotLeader):
+                self.no_use.add(leader)
                 self.proposals.held.append(batch)  # it was not appended there, so it may go elsewhere
-                self.wake()
             elif isinstance(error, ProposalError):
                 self.proposals.fail(batch, error)
             elif isinstance(reply, ForwardReply) and len(reply.results) == len(batch.payloads):
@@ -441,7 +451,9 @@ class Member:
         request = self.forwarding.send(leader, PROPOSE, batch.payloads, answered)
         self.proposals.forwarded[request] = batch
 
-    def _retry_held(self) -> None:
+    def _retry(self) -> None:
+        """There is a leader to be reached: hand over what was held."""
+        self.wake()
         held = self.proposals.held
         for _ in range(len(held)):
             self._hand_over(held.popleft())
@@ -511,10 +523,10 @@ class Member:
             case engine_output.SnapshotAnswered():
                 self.snapshots.answered(event.sender, event.reply)
             case engine_output.TransferEnded():
-                self._retry_held()
+                self._retry()
 
     def _role_changed(self, event: engine_output.RoleChanged) -> None:
-        if self.engine.leadership is None and self.proposals.appended:
+        if event.role is not engine_output.Role.LEADER and self.proposals.appended:
             self.proposals.fail_appended(
                 OutcomeUnknown(
                     f"node {self.hello.node} lost leadership before the proposal was committed; the next leader may yet commit it: "
@@ -522,9 +534,9 @@ class Member:
                 )
             )
         if event.leader is not None:
-            self._retry_held()
-            if self.reading.waits:
-                self.wake()
+            self.no_use.discard(event.leader)
+            self.reading.leader_changed(event.leader)
+            self._retry()
         self.notify("role", {"role": event.role.value, "term": event.term, "leader": event.leader})
 
     def _membership_changed(self) -> None:

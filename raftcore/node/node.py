@@ -220,7 +220,8 @@ class Node:
         awaiting it raises `NotAppended` (it did not happen: try again) or `OutcomeUnknown` (it may have, or may yet).
         Cancelling the wait does not take the command back.
         """
-        return self.member.propose(payload)
+        member = self._member
+        return member.propose(payload) if member is not None else self.member.propose(payload)
 
     def propose_many(self, payloads: Sequence[bytes]) -> asyncio.Future[list[bytes | None]]:
         """As `propose`, for several commands that enter the log together, in order, and share one outcome (they are not atomic:

@@ -18,6 +18,7 @@ from raftcore.node.forwarding import READ, Forwarding, ReadRequest, Reply, error
 
 if TYPE_CHECKING:
     from raftcore.engine import Engine
+    from raftcore.types import NodeId
 
 Consistency = Literal["linearizable", "lease", "stale"]
 """linearizable: confirmed by a quorum after the read began. lease: by the leader's lease, if it holds (needs clocks whose speeds differ
@@ -25,14 +26,16 @@ little), else by a quorum. stale: whatever this node has applied."""
 
 
 class Group:
-    """Reads that share a confirmation. `reply` instead of futures: another member asked, and only wants the index."""
+    """Reads that share a confirmation. `reply` instead of futures: another member asked, and only wants the index. `asked`: the
+    leader that it was sent to."""
 
-    __slots__ = ("deadline", "futures", "lease", "reply")
+    __slots__ = ("asked", "deadline", "futures", "lease", "reply")
 
     def __init__(self, lease: bool, deadline: float, reply: Reply | None = None) -> None:
         self.lease = lease
         self.deadline = deadline
         self.futures: list[asyncio.Future[int]] = []
+        self.asked: NodeId | None = None
         self.reply = reply
 
     def fail(self, error: RaftCoreError) -> None:
@@ -44,19 +47,26 @@ class Group:
 
 
 class Reading:
-    """All reads of one node."""
+    """All reads of one node. `new` and `held` are groups that are not asked for yet."""
 
     def __init__(
-        self, engine: Engine, forwarding: Forwarding, timeout: float, limit: int, applied: Callable[[], int]
+        self,
+        engine: Engine,
+        forwarding: Forwarding,
+        timeout: float,
+        limit: int,
+        applied: Callable[[], int],
+        no_use: set[NodeId],
     ) -> None:
         self._engine = engine
         self._forwarding = forwarding
         self._timeout = timeout
         self._limit = limit
         self._applied = applied
+        self._no_use = no_use
         self._next_id = 0
-        self._new: dict[bool, Group] = {}
-        self._held: list[Group] = []
+        self.new: dict[bool, Group] = {}
+        self.held: list[Group] = []
         self._asked: dict[int, Group] = {}
         self._confirmed: list[tuple[int, Group]] = []
         self.count = 0
@@ -65,20 +75,15 @@ class Reading:
         """When a read that begins now runs out of time."""
         return now + self._timeout
 
-    @property
-    def waits(self) -> bool:
-        """There are groups that are not asked for yet."""
-        return bool(self._new or self._held)
-
     def add(self, lease: bool, now: float) -> asyncio.Future[int]:
         """A read of this node's: the index that it may be served at, once that is applied. Raises `Overloaded`."""
         if self.count >= self._limit:
             raise Overloaded(
                 f"{self.count} reads wait already (limits.max_pending_reads is {self._limit}); try again when some are answered"
             )
-        group = self._new.get(lease)
+        group = self.new.get(lease)
         if group is None:
-            group = self._new[lease] = Group(lease, now + self._timeout)
+            group = self.new[lease] = Group(lease, now + self._timeout)
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         group.futures.append(future)
         self.count += 1
@@ -94,8 +99,10 @@ class Reading:
 
     def hand_over(self, now: float) -> None:
         """Ask for everything that waits: the engine when this node leads, the leader when one is known."""
-        waiting = self._held + list(self._new.values())
-        self._held, self._new = [], {}
+        if not self.new and not self.held:
+            return
+        waiting = self.held + list(self.new.values())
+        self.held, self.new = [], {}
         for group in waiting:
             self._ask(group, now)
 
@@ -105,21 +112,24 @@ class Reading:
             self._next_id += 1
             self._asked[self._next_id] = group
             engine.read(self._next_id, lease=group.lease, now=now)
-        elif leader is not None and group.reply is None:
+        elif leader is not None and leader not in self._no_use and group.reply is None:
             self._next_id += 1
             id = self._next_id
+            group.asked = leader
             self._asked[id] = group
             request = msgspec.msgpack.encode(ReadRequest(group.lease))
             self._forwarding.send(leader, READ, [request], lambda reply: self._forwarded(id, reply))
         else:
-            self._held.append(group)
+            self.held.append(group)
 
     def _forwarded(self, id: int, reply: ForwardReply | OutcomeUnknown) -> None:
         group = self._asked.pop(id, None)
         if group is None:
             return
         if isinstance(reply, OutcomeUnknown) or error_of(reply) is not None:
-            self._held.append(group)  # a read may always be asked again; its deadline bounds it
+            if group.asked is not None:
+                self._no_use.add(group.asked)
+            self.held.append(group)  # a read may always be asked again; its deadline bounds it
         else:
             self._confirm(group, int.from_bytes(reply.results[0] or b"", "big"))
 
@@ -139,7 +149,15 @@ class Reading:
             if group.reply is not None:
                 group.fail(ReadUnavailable(f"node {self._engine.node} stopped leading before it could confirm the read"))
             else:
-                self._held.append(group)
+                self.held.append(group)
+
+    def leader_changed(self, leader: NodeId) -> None:
+        """Somebody else leads: what was sent to the last one is asked again (a read may be asked twice)."""
+        for id, group in list(self._asked.items()):
+            if group.asked not in (None, leader):
+                del self._asked[id]
+                group.asked = None
+                self.held.append(group)
 
     def _confirm(self, group: Group, index: int) -> None:
         if group.reply is not None:
@@ -163,7 +181,7 @@ class Reading:
         self._confirmed = later
 
     def _groups(self) -> list[Group]:
-        return [*self._new.values(), *self._held, *self._asked.values(), *(group for _, group in self._confirmed)]
+        return [*self.new.values(), *self.held, *self._asked.values(), *(group for _, group in self._confirmed)]
 
     def next_deadline(self) -> float:
         """When the first group runs out of time."""
@@ -190,8 +208,8 @@ class Reading:
         if not ended:
             return
         gone = set(map(id, ended))
-        self._new = {lease: group for lease, group in self._new.items() if id(group) not in gone}
-        self._held = [group for group in self._held if id(group) not in gone]
+        self.new = {lease: group for lease, group in self.new.items() if id(group) not in gone}
+        self.held = [group for group in self.held if id(group) not in gone]
         self._asked = {key: group for key, group in self._asked.items() if id(group) not in gone}
         self._confirmed = [(index, group) for index, group in self._confirmed if id(group) not in gone]
         for group in ended:

@@ -63,7 +63,7 @@ def convert(raw: object, fitting: type[Fitted], *, directory: Path, environ: Map
     def decode(wanted: type, value: object) -> object:
         if wanted is Secret:
             return read_secret(value, directory, environ)
-        raise NotImplementedError(f"an option can't be a {wanted.__name__}")
+        raise TypeError(f"an option can't be a {wanted.__name__}; use a type that msgspec knows, or Secret")
 
     typed = _typed(raw, fitting)
     try:
@@ -82,7 +82,7 @@ def inner_type(fitting: Any, key: Key) -> Any:
             return fields.get(str(key), Any)
         if origin is dict:
             return arguments[1]
-        if origin in (list, tuple) and isinstance(key, int):
+        if origin in (list, tuple, set, frozenset) and isinstance(key, int):
             return arguments[min(key, len(arguments) - 1)]
     return Any
 
@@ -103,12 +103,8 @@ def _type_at(fitting: Any, path: tuple[Key, ...]) -> Any:
 
 
 def _at(raw: Any, path: tuple[Key, ...]) -> Any:
-    """What stands at `path`; None when nothing does."""
     for key in path:
-        try:
-            raw = raw[key]
-        except (LookupError, TypeError):
-            return None
+        raw = raw[key]
     return raw
 
 
@@ -156,16 +152,15 @@ def _located(message: str, raw: object, fitting: Any, decode: Decode) -> tuple[s
         if name or position:
             path += (name or int(position),)
         else:
-            # msgspec does not say which value of a table of free names it was.
-            path += _misfit(_at(raw, path), inner_type(_type_at(fitting, path), ""), decode)
+            path += _misfit(_at(raw, path), _type_at(fitting, path), decode)
     return f"a key of this table does not fit: {text}" if place.startswith("key`") else text, path
 
 
-def _misfit(table: object, fitting: Any, decode: Decode) -> tuple[Key, ...]:
-    """The key of the first value that is not a `fitting`."""
-    for key, value in table.items() if isinstance(table, dict) else ():
+def _misfit(held: Any, fitting: Any, decode: Decode) -> tuple[Key, ...]:
+    """The first key whose value does not fit: msgspec does not say which, of a table of free names or a set."""
+    for key, value in held.items() if isinstance(held, dict) else enumerate(held):
         try:
-            msgspec.convert(value, fitting, dec_hook=decode)
+            msgspec.convert(value, inner_type(fitting, key), dec_hook=decode)
         except msgspec.ValidationError:
             return (key,)
     return ()

@@ -20,7 +20,7 @@ def _run(first: int, *payloads: bytes, term: int = 1, node: str = "n1") -> Entri
 def _stored(log: LogStore, start: int, stop: int) -> list[tuple[int, int, bytes]]:
     """The (index, term, payload) of every entry that the store gives for start <= index < stop, read to the end."""
     found: list[tuple[int, int, bytes]] = []
-    while start < stop and (runs := log.read(start, stop, 1000)):
+    while start < stop and (runs := log.read(start, stop, 20_000)):
         for run in runs:
             assert start == run.first_index
             found += [(entry.log_id.index, entry.log_id.leader.term, entry.payload) for entry in run]

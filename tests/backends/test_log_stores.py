@@ -26,6 +26,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LogStore]:
 
 
 def reopened(log: LogStore) -> LogState:
+    """What the store reports when it is closed and opened again."""
     log.close()
     return log.open()
 
@@ -217,7 +218,9 @@ def random_batch(rng: random.Random, model: Model) -> WriteBatch:
     if rng.random() < 0.2:
         batch.vote = model.vote = Vote(LeaderId(model.vote.leader.term + 1, "n2"), rng.random() < 0.5)
     if rng.random() < 0.05:
-        batch.reset = model.purged = LogId(LeaderId(term, "n1"), model.purged.index + rng.randrange(len(model.entries) + 5))
+        batch.reset = model.purged = LogId(
+            LeaderId(term, "n1"), model.purged.index + rng.randrange(len(model.entries) + 5)
+        )
         model.entries.clear()
     if rng.random() < 0.2:
         term += 1

@@ -269,7 +269,7 @@ class Member:
         return (
             *(engine.role, engine.vote, engine.leader, engine.commit, engine.log.last, engine.log.durable),
             *(engine.membership, engine.heard_at, engine.timer_at, engine.timeout, engine.leader_round),
-            *(engine.vote_is_written, engine.log.has_unwritten, engine.snapshot_last, len(engine.send)),
+            *(engine.vote_is_written, engine.needs_write, engine.snapshot_last, len(engine.send)),
             None if lead is None else (dict(lead.match), dict(lead.rounds), lead.round, lead.transfer),
             None if lead is None else [(peer, p.state, p.match, p.next, p.asked) for peer, p in lead.progress.items()],
             None if engine.candidacy is None else dict(engine.candidacy.votes),
@@ -410,12 +410,14 @@ class Cluster:
                     member.sent.append((peer, member.chunk()))
 
     def elect(self, node: str) -> Engine:
-        """Everybody but `node` sleeps for so long that it wins an election."""
+        """Everybody but `node` sleeps for so long that it wins an election, perhaps after hearing of a later term."""
         member = self.members[node]
         self.deliver()
-        self.clock.now += 2 * member.engine.election_high / member.rate
-        member.engine.tick(member.now)
-        self.deliver()
+        for _ in range(3):
+            if member.engine.leadership is None:
+                self.clock.now += 2 * member.engine.election_high / member.rate
+                member.engine.tick(member.now)
+                self.deliver()
         assert member.engine.role is Role.LEADER, member.engine.role
         return member.engine
 
@@ -468,7 +470,7 @@ def solo() -> Callable[..., Member]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Callable[..., Cluster]:
-    """Make a cluster of `voters` and `learners`, with a log of terms for whoever is in `logs`."""
+    """Make a cluster of `voters` and `learners`, with a log of terms for whoever is in `logs`; all know the latest term."""
 
     def make(
         voters: Iterable[str] = "abc",
@@ -484,8 +486,9 @@ def cluster() -> Callable[..., Cluster]:
             node: Member(node, RaftSettings(**settings), clock, initial=initial, seed=seed, auto=auto)
             for node in initial.members
         }
+        term = max((term for terms in (logs or {}).values() for term in terms), default=None)
         for node, member in members.items():
-            member.fill((logs or {}).get(node, ()))
+            member.fill((logs or {}).get(node, ()), term=term)
             member.start()
         return Cluster(members, clock)
 

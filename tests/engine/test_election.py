@@ -33,7 +33,9 @@ def in_role(solo, vote):
 def answer(member, voter, granted=True):
     """A vote for, or against, the candidacy in hand."""
     asked = member.engine.candidacy.vote
-    member.receive(voter, VoteReply(asked if granted else member.engine.vote, asked, granted, member.engine.candidacy.pre))
+    member.receive(
+        voter, VoteReply(asked if granted else member.engine.vote, asked, granted, member.engine.candidacy.pre)
+    )
 
 
 # -- terms --------------------------------------------------------------------------------------------------------

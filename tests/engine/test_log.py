@@ -46,7 +46,7 @@ def test_an_empty_log_knows_nothing():
 
     assert (NO_LOG, NO_LOG, 0, None) == (log.base, log.last, log.durable, log.read(1, 100))
     assert [NO_LOG.leader, None] == [log.leader_at(0), log.leader_at(1)]
-    assert not log.has_unwritten
+    assert not log.dirty
 
 
 def test_appending_moves_the_end(log_of, at):
@@ -346,7 +346,7 @@ class Model:
 
     def purge(self, number):
         stored = [log_id for log_id in self.ids if log_id.index <= self.log.durable]
-        if stored and not self.writing and not self.log.has_unwritten:
+        if stored and not self.writing and not self.log.dirty:
             upto = stored[number % len(stored)]
             self.log.purge(upto)
             self.disk.purge(upto)
@@ -358,7 +358,7 @@ class Model:
             self.log.reset(self.base)
 
     def begin(self, number):
-        if self.log.has_unwritten:
+        if self.log.dirty:
             self.ticket += 1
             self.writing.append((self.ticket, self.log.take_unwritten(self.ticket)))
 
@@ -406,7 +406,7 @@ def test_the_log_is_a_list_of_entries(disk, steps, cache_bytes):
     model = Model(disk(), cache_bytes)
     for kind, number in steps:
         model.step(kind, number)
-    while model.writing or model.log.has_unwritten:
+    while model.writing or model.log.dirty:
         model.step("begin", 0)
         model.step("finish", 3)
 

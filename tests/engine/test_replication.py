@@ -389,7 +389,7 @@ def test_figure_7_costs_at_most_one_rejection(cluster, follower, rejections):
 
 
 def test_a_long_diverging_log_costs_one_rejection_a_term(cluster):
-    """Ten thousand entries of five terms, none of which the leader has."""
+    """Ten thousand entries of terms that the leader has not, against as many of six others."""
     common = [1] * 10
     net = cluster(
         "abc",
@@ -404,15 +404,15 @@ def test_a_long_diverging_log_costs_one_rejection_a_term(cluster):
     counted = sum(s == "b" and isinstance(m, AppendReply) and m.rejected is not None for s, _, m in net.delivered)
 
     assert net["a"].log.last == net["b"].log.last
-    assert counted <= 5
+    assert counted <= 6
 
 
 @pytest.mark.parametrize(
     ("leader_log", "follower_log", "probes"),
     [
         ([1, 3, 3, 3, 5, 5, 5, 5], [1, 1, 1, 1, 2, 2, 2], [8, 1]),
-        ([1, 3, 3, 3, 5, 5, 5, 5], [1, 3, 3, 4, 4, 4], [8, 3]),
-        ([1, 1, 1, 1, 2, 2, 2, 6], [1, 3, 3, 3, 3, 3, 3], [8, 1]),
+        ([1, 3, 3, 3, 5, 5, 5, 5], [1, 3, 3, 4, 4, 4], [8, 4, 3]),
+        ([1, 1, 1, 1, 2, 2, 2, 6], [1, 3, 3, 3, 3, 3, 3], [8, 7, 1]),
         ([1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [4]),
         ([1, 1, 1, 1], [1, 1, 3, 3], [4, 2]),
         ([2, 2, 2, 5], [], [4, 0]),
@@ -508,11 +508,11 @@ def test_old_entries_are_read_from_the_store(forgetful):
     forgetful.answer_reads()
     forgetful.drain()
 
-    assert [(0, 10)] == sent_to(forgetful, "b")
+    assert [(0, 9)] == sent_to(forgetful, "b")
 
-    forgetful.receive("b", AppendReply(forgetful.engine.vote, 0, 10))
+    forgetful.receive("b", AppendReply(forgetful.engine.vote, 0, 9))
 
-    assert [EntriesWanted("b", 11, 22)] == forgetful.reading
+    assert [EntriesWanted("b", 10, 22)] == forgetful.reading
 
 
 def test_what_was_read_for_a_follower_that_moved_on_is_ignored(forgetful):

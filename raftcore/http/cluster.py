@@ -1,0 +1,116 @@
+"""Commands to the cluster over HTTP: members, leadership, snapshots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from raftcore.http.answers import Failure, reply
+from raftcore.http.asking import Asking
+
+if TYPE_CHECKING:
+    from raftcore.config import HttpSettings
+    from raftcore.node import Node
+    from raftcore.types import Membership
+
+Id = Annotated[str, Meta(pattern="^[A-Za-z0-9._-]+$")]
+Address = Annotated[str, Meta(pattern=r"^(\[[0-9A-Fa-f:.%a-z]+\]|[^\s:\[\]/]+):[0-9]{1,5}$")]
+
+
+class NewMember(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /members``."""
+
+    id: Id
+    address: Address
+
+
+class Promotion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /members/promote``."""
+
+    id: Id
+
+
+class Transfer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /leader``; without a target the leader chooses."""
+
+    target: Id | None = None
+
+
+class ClusterFace:
+    """``/members``, ``/leader`` and ``/snapshot``."""
+
+    def __init__(self, node: Node, settings: HttpSettings) -> None:
+        self._node = node
+        self._settings = settings
+
+    async def members(self, request: Request) -> Response:
+        """``GET /members``: who is in the cluster. ``POST /members``: one more, as a learner; committed when answered."""
+        asking = Asking(request, self._settings)
+        if request.method == "POST":
+            new = await asking.json(NewMember)
+            await asking.command(lambda: self._node.add_learner(new.id, new.address, wait=False))
+        else:
+            await asking.read(self._node.read(asking.consistency))
+        return self._members()
+
+    async def promote(self, request: Request) -> Response:
+        """``POST /members/promote``: a learner becomes a voter."""
+        asking = Asking(request, self._settings)
+        id = (await asking.json(Promotion)).id
+        membership = await self._membership(asking)
+        if id in membership.voters[-1]:
+            raise Failure(409, "membership_refused", f"node '{id}' is a voter already", outcome="not_appended")
+        self._must_be_member(membership, id)
+        voters = [*membership.voters[-1], id]
+        await asking.command(lambda: self._node.change_membership(voters))
+        return self._members()
+
+    async def remove(self, request: Request) -> Response:
+        """``DELETE /members/{id}``: a voter or a learner leaves."""
+        asking = Asking(request, self._settings)
+        id = request.path_params["id"]
+        membership = await self._membership(asking)
+        self._must_be_member(membership, id)
+        voters = [voter for voter in membership.voters[-1] if voter != id]
+        learners = [learner for learner in membership.learners if learner != id]
+        await asking.command(lambda: self._node.change_membership(voters, learners))
+        return self._members()
+
+    async def transfer(self, request: Request) -> Response:
+        """``POST /leader``: hand leadership over; done when answered."""
+        asking = Asking(request, self._settings)
+        target = (await asking.json(Transfer, optional=True)).target
+        await asking.command(lambda: self._node.transfer_leadership(target))
+        return reply({"leader": self._node.status().leader})
+
+    async def snapshot(self, request: Request) -> Response:
+        """``POST /snapshot``: this member takes one now."""
+        meta = await Asking(request, self._settings).read(self._node.trigger.snapshot())
+        return reply({"id": meta.id, "index": meta.last.index, "term": meta.last.leader.term, "bytes": meta.size})
+
+    async def _membership(self, asking: Asking) -> Membership:
+        """The members, as new as what is committed: from an old list one would be left out who joined since."""
+        await asking.read(self._node.read())
+        return self._node.member.engine.membership
+
+    def _must_be_member(self, membership: Membership, id: str) -> None:
+        if id not in membership.members:
+            known = ", ".join(membership.members)
+            raise Failure(404, "no_such_member", f"node '{id}' is not a member; the members are {known}")
+
+    def _members(self) -> Response:
+        status = self._node.status()
+        members = [
+            {
+                "id": id,
+                "address": info.address,
+                "role": "learner" if id in status.learners else "voter",
+                "leader": id == status.leader,
+            }
+            for id, info in sorted(status.nodes.items())
+        ]
+        return reply({"members": members, "joint": len(status.voters) > 1})
