@@ -337,7 +337,7 @@ class Engine:
         held = self._held
         while held and held[0][0] <= ticket:
             _, to, message = held.popleft()
-            if _still_true(message, self.vote):
+            if message.vote == self.vote:  # else it says what this node no longer stands for
                 self.send.append((to, message))
 
     def _vote_is_durable(self) -> bool:
@@ -345,7 +345,7 @@ class Engine:
 
     def acknowledge_when_written(self, to: NodeId, reply: AppendReply) -> None:
         """Send once everything accepted so far is durable. Of two acknowledgements that wait for one write, the greater says all."""
-        ticket = self._ticket + self.needs_write
+        ticket = self._ticket + (self.log.dirty or not self.vote_is_written)
         held = self._held
         if held and held[-1][:2] == (ticket, to):
             earlier = held[-1][2]
@@ -386,11 +386,6 @@ class Engine:
         output = Output(self.send, self.events)
         self.send, self.events = [], []
         return output
-
-
-def _still_true(message: Message, vote: Vote) -> bool:
-    """Whether a held message still says what this node stands for: its vote has not moved on."""
-    return message.vote == vote
 
 
 def _fingerprint(payload: bytes) -> str:

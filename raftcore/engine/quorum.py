@@ -30,10 +30,9 @@ class Quorum:
 
     def committed_index(self, acked: Mapping[NodeId, int]) -> int:
         """The greatest number that a quorum has reached; a node that is missing from `acked` stands at 0."""
-        groups = self._groups
-        if len(groups) == 1:
-            return _majority_reached(groups[0], acked)
-        return min(_majority_reached(group, acked) for group in groups)
+        if len(self._groups) > 1:
+            return min(_majority_reached(group, acked) for group in self._groups)
+        return _majority_reached(self.voters, acked)
 
     def vote_result(self, votes: Mapping[NodeId, bool]) -> VoteResult:
         """How the election stands, given who granted and who refused. Votes of nodes that are no voters count nothing."""
@@ -44,10 +43,9 @@ class Quorum:
 
 
 def _majority_reached(group: tuple[NodeId, ...], acked: Mapping[NodeId, int]) -> int:
-    if not group:
-        return 0
-    reached = sorted([acked.get(node, 0) for node in group])
-    return reached[(len(reached) - 1) // 2]
+    reached = [acked.get(node, 0) for node in group]
+    reached.sort()
+    return reached[(len(reached) - 1) // 2] if reached else 0
 
 
 def _majority_vote(group: tuple[NodeId, ...], votes: Mapping[NodeId, bool]) -> VoteResult:

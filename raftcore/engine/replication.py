@@ -44,7 +44,7 @@ def replicate(engine: Engine, lead: Leadership, now: float) -> None:
                 runs = _runs_for(engine, peer, progress)
                 if runs is None:
                     break
-                shared, shared_size = _message(engine, lead, runs), sum([run.weight for run in runs])
+                shared, shared_size = _message(engine, lead, runs), _weight(runs)
             _send(engine, peer, progress, shared, shared_size)
         behind = behind or progress.commit_sent < engine.commit
     if behind and lead.notify_at is None:
@@ -58,6 +58,10 @@ def _message(engine: Engine, lead: Leadership, runs: list[Entries]) -> AppendEnt
     if prev is None:
         raise InvariantViolation(f"entries from {runs[0].first_index} are to be sent, but what precedes them is purged")
     return AppendEntries(engine.vote, lead.round, prev, engine.commit, tuple(runs))
+
+
+def _weight(runs: list[Entries]) -> int:
+    return runs[0].weight if len(runs) == 1 else sum([run.weight for run in runs])
 
 
 def _send(engine: Engine, peer: NodeId, progress: Progress, message: AppendEntries, size: int) -> None:
@@ -90,7 +94,7 @@ def entries_read(engine: Engine, peer: NodeId, first: int, runs: list[Entries]) 
         return
     if runs[-1].leader != engine.log.leader_at(runs[-1].last_index):
         return  # truncated and rewritten while it was being read
-    _send(engine, peer, progress, _message(engine, lead, runs), sum([run.weight for run in runs]))
+    _send(engine, peer, progress, _message(engine, lead, runs), _weight(runs))
 
 
 def notify(engine: Engine, lead: Leadership) -> None:
@@ -116,7 +120,7 @@ def heartbeat(engine: Engine, lead: Leadership) -> None:
 
 def on_append(engine: Engine, sender: NodeId, message: AppendEntries, now: float) -> None:
     """Accept entries, or a heartbeat, from a leader (paper Figure 2, "AppendEntries RPC")."""
-    _check_message(message)
+    covered = _check_message(message)
     if not election.follow(engine, sender, message.vote, message.round, now):
         engine.send.append((sender, AppendReply(engine.vote, message.round, 0)))
         return
@@ -128,7 +132,6 @@ def on_append(engine: Engine, sender: NodeId, message: AppendEntries, now: float
         return
     for run in message.runs:
         _accept(engine, run)
-    covered = message.last_index
     if message.commit > engine.commit:
         engine.commit_to(message.commit if message.commit < covered else covered)  # rule 3
     if message.runs and covered > log.durable:
@@ -145,8 +148,8 @@ def _agrees(engine: Engine, prev: LogId) -> bool:
     return engine.log.leader_at(prev.index) == prev.leader
 
 
-def _check_message(message: AppendEntries) -> None:
-    """A peer's malformed message is refused before it touches anything."""
+def _check_message(message: AppendEntries) -> int:
+    """The last index that the message covers; a peer's malformed message is refused before it touches anything."""
     expected, leader = message.prev.index + 1, message.prev.leader
     for run in message.runs:
         if run.first_index != expected or not leader <= run.leader <= message.vote.leader:
@@ -154,6 +157,7 @@ def _check_message(message: AppendEntries) -> None:
         if run.kind is EntryKind.MEMBERSHIP:
             decode_membership(run.payloads[0])
         expected, leader = run.last_index + 1, run.leader
+    return expected - 1
 
 
 def _accept(engine: Engine, run: Entries) -> None:

@@ -60,7 +60,7 @@ class Failure(Exception):
         *,
         outcome: Outcome | None = None,
         headers: Mapping[str, str] | None = None,
-        **more: object,
+        more: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -68,7 +68,7 @@ class Failure(Exception):
         self.body: dict[str, object] = {"error": error, "message": message}
         if outcome is not None:
             self.body["outcome"] = outcome
-        self.body.update(more)
+        self.body.update(more or {})
 
 
 def reply(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -78,11 +78,7 @@ def reply(content: object, status: int = 200, headers: Mapping[str, str] | None 
 
 def failure_of(error: RaftCoreError, outcome: Outcome | None = None) -> Failure:
     """An error of the node as an answer; `outcome` is for commands, and for one that does not say it by its type."""
-    for kind, status, word in _ERRORS:
-        if isinstance(error, kind):
-            break
-    else:
-        status, word = 500, "failed"
+    status, word = next(((status, word) for kind, status, word in _ERRORS if isinstance(error, kind)), (500, "failed"))
     headers = {"Retry-After": str(RETRY_SECONDS)} if status == 503 else None
     if outcome is not None and isinstance(error, ProposalError):
         outcome = error.outcome

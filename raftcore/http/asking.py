@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, TypeVar, cast, get_args
 from urllib.parse import unquote_to_bytes
 
 import msgspec
-from starlette.requests import Request
 
 from raftcore.errors import RaftCoreError
 from raftcore.http.answers import Failure, failure_of
 from raftcore.node.reading import Consistency
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+
     from raftcore.config import HttpSettings
 
 T = TypeVar("T")

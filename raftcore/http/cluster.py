@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta
-from starlette.requests import Request
-from starlette.responses import Response
 
 from raftcore.http.answers import Failure, reply
 from raftcore.http.asking import Asking
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
     from raftcore.config import HttpSettings
     from raftcore.node import Node
     from raftcore.types import Membership
@@ -48,7 +49,7 @@ class ClusterFace:
         self._settings = settings
 
     async def members(self, request: Request) -> Response:
-        """``GET /members``: who is in the cluster. ``POST /members``: one more, as a learner; committed when answered."""
+        """``GET /members``: who is in the cluster. ``POST``: one more, as a learner; committed when answered."""
         asking = Asking(request, self._settings)
         if request.method == "POST":
             new = await asking.json(NewMember)
@@ -60,23 +61,23 @@ class ClusterFace:
     async def promote(self, request: Request) -> Response:
         """``POST /members/promote``: a learner becomes a voter."""
         asking = Asking(request, self._settings)
-        id = (await asking.json(Promotion)).id
+        promoted = (await asking.json(Promotion)).id
         membership = await self._membership(asking)
-        if id in membership.voters[-1]:
-            raise Failure(409, "membership_refused", f"node '{id}' is a voter already", outcome="not_appended")
-        self._must_be_member(membership, id)
-        voters = [*membership.voters[-1], id]
+        if promoted in membership.voters[-1]:
+            raise Failure(409, "membership_refused", f"node '{promoted}' is a voter already", outcome="not_appended")
+        self._must_be_member(membership, promoted)
+        voters = [*membership.voters[-1], promoted]
         await asking.command(lambda: self._node.change_membership(voters))
         return self._members()
 
     async def remove(self, request: Request) -> Response:
         """``DELETE /members/{id}``: a voter or a learner leaves."""
         asking = Asking(request, self._settings)
-        id = request.path_params["id"]
+        removed = request.path_params["id"]
         membership = await self._membership(asking)
-        self._must_be_member(membership, id)
-        voters = [voter for voter in membership.voters[-1] if voter != id]
-        learners = [learner for learner in membership.learners if learner != id]
+        self._must_be_member(membership, removed)
+        voters = [voter for voter in membership.voters[-1] if voter != removed]
+        learners = [learner for learner in membership.learners if learner != removed]
         await asking.command(lambda: self._node.change_membership(voters, learners))
         return self._members()
 
@@ -106,11 +107,11 @@ class ClusterFace:
         status = self._node.status()
         members = [
             {
-                "id": id,
+                "id": member,
                 "address": info.address,
-                "role": "learner" if id in status.learners else "voter",
-                "leader": id == status.leader,
+                "role": "learner" if member in status.learners else "voter",
+                "leader": member == status.leader,
             }
-            for id, info in sorted(status.nodes.items())
+            for member, info in sorted(status.nodes.items())
         ]
         return reply({"members": members, "joint": len(status.voters) > 1})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from raftcore.errors import NodeStopped, WaitTimeout
 from raftcore.http.answers import reply
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+
     from raftcore.config import HttpSettings
     from raftcore.node import Node
 
@@ -31,7 +32,7 @@ class HealthFace:
         return reply(self._node.status())
 
     async def live(self, request: Request) -> Response:
-        """``GET /livez``: that this is answered shows that the event loop turns; beyond that the node must not have failed."""
+        """``GET /livez``: an answer at all shows that the event loop turns; the node must not have failed either."""
         return _verdict(request, [self._runs()])
 
     async def ready(self, request: Request) -> Response:

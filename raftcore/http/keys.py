@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
-from starlette.requests import Request
 from starlette.responses import Response
 
 from raftcore.backends.kv import (
@@ -28,13 +27,16 @@ from raftcore.backends.kv import (
     decode_answer,
     encode,
 )
-from raftcore.contracts import StateMachine
 from raftcore.http.answers import Failure, reply
 from raftcore.http.asking import Asking
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+
     from raftcore.config import HttpSettings
     from raftcore.node import Node
+
+T = TypeVar("T")
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
@@ -67,7 +69,7 @@ class KeyFace:
             return await self._answer(asking, Delete(key))
         consistency = asking.consistency
         item = await asking.read(self._node.query(lambda machine: _key_value(machine).get(key), consistency))
-        if not isinstance(item, Item):
+        if item is None:
             raise Failure(404, "no_such_key", f"key '{key}' does not exist")
         return Response(item.value, headers={"ETag": f'"{item.version}"'}, media_type="application/octet-stream")
 
@@ -75,10 +77,12 @@ class KeyFace:
         """``POST /kv/{key}/cas``."""
         asking = Asking(request, self._settings)
         key, body = asking.key, await asking.json(Comparing)
-        value = _one_of("value", _bytes(body.value, body.value_base64, "value"))
-        expected = _bytes(body.expect_value, body.expect_value_base64, "expect_value")
-        versions = [] if body.expect_version is None else [body.expect_version]
-        return await self._answer(asking, CompareAndSet(key, value, _one_of("expect", [*expected, *versions])))
+        value = _one_of(_bytes(body.value, body.value_base64, "value"), "value or value_base64")
+        expected: list[bytes | int] = [*_bytes(body.expect_value, body.expect_value_base64, "expect_value")]
+        if body.expect_version is not None:
+            expected.append(body.expect_version)
+        choices = "expect_version (0: the key must not exist), expect_value or expect_value_base64"
+        return await self._answer(asking, CompareAndSet(key, value, _one_of(expected, choices)))
 
     async def list(self, request: Request) -> Response:
         """``GET /kv?prefix=&limit=&after=``. A page ends at `limit` keys, or when its values are too large together."""
@@ -86,12 +90,13 @@ class KeyFace:
         prefix, after = request.query_params.get("prefix", ""), request.query_params.get("after")
         limit, consistency = asking.number("limit", DEFAULT_LIMIT, MAX_LIMIT), asking.consistency
 
-        def page(machine: StateMachine) -> tuple[int, list[tuple[str, Item]]]:
+        def page(machine: object) -> tuple[int, list[tuple[str, Item]]]:
             store = _key_value(machine)
             return store.applied, store.list(prefix, limit + 1, after)
 
-        applied, found = await asking.read(self._node.query(page, consistency))  # type: ignore[misc]  # is `page`'s
-        items, room = [], self._settings.max_body_bytes
+        applied, found = await asking.read(self._node.query(page, consistency))
+        items: list[dict[str, object]] = []
+        room = self._settings.max_body_bytes
         for key, item in found[:limit]:
             if items and len(item.value) > room:
                 break
@@ -122,8 +127,7 @@ class KeyFace:
                     409,
                     "mismatch",
                     f"nothing was changed: the key {now}; read it and decide again",
-                    version=answer.version,
-                    **in_json(answer.value or b""),
+                    more={"version": answer.version, **in_json(answer.value or b"")},
                 )
             case Refused():
                 raise Failure(400, "refused", answer.reason)
@@ -137,7 +141,7 @@ def in_json(value: bytes) -> dict[str, str]:
         return {"value_base64": base64.b64encode(value).decode()}
 
 
-def _key_value(machine: StateMachine) -> KeyValue:
+def _key_value(machine: object) -> KeyValue:
     if not isinstance(machine, KeyValue):
         raise Failure(
             501,
@@ -158,11 +162,7 @@ def _bytes(text: str | None, encoded: str | None, name: str) -> list[bytes]:
     return values
 
 
-def _one_of(what: str, given: list[bytes] | list[bytes | int]) -> bytes | int:
+def _one_of(given: list[T], choices: str) -> T:
     if len(given) == 1:
         return given[0]
-    names = {
-        "value": "value or value_base64",
-        "expect": "expect_version (0: the key must not exist), expect_value or expect_value_base64",
-    }
-    raise Failure(400, "bad_request", f"{len(given)} given where one is needed: {names[what]}", outcome="not_appended")
+    raise Failure(400, "bad_request", f"{len(given)} given where one is needed: {choices}", outcome="not_appended")

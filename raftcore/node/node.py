@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("raftcore.node")
 
 M = TypeVar("M")
+T = TypeVar("T")
 
 
 class Node:
@@ -238,7 +239,7 @@ class Node:
             return self.member.applier.applied.index
         return await self.member.read(consistency == "lease")
 
-    async def query(self, ask: Callable[[M], object], consistency: Consistency = "linearizable") -> object:
+    async def query(self, ask: Callable[[M], T], consistency: Consistency = "linearizable") -> T:
         """`ask(state_machine)` with the given consistency, never beside an apply. Raises as `read`."""
         await self.read(consistency)
         applier = self.member.applier

@@ -225,11 +225,13 @@ def test_a_table_can_be_set_as_a_whole(load: Load) -> None:
     """A member whose id has capitals is out of reach of the name of a variable, but not of its value."""
     config = load(
         "[raft]\nheartbeat_ms = 1\n",
-        environ={"RAFTCORE__CLUSTER__MEMBERS": '{ N1 = "127.0.0.1:1" }', "RAFTCORE__NODE__ID": "N1"},
+        environ={"RAFTCORE__CLUSTER__MEMBERS": '{ n1 = "127.0.0.1:1", N2 = "127.0.0.1:2" }'},
     )
 
-    assert {"N1": "127.0.0.1:1"} == config.members
-    assert "environment RAFTCORE__CLUSTER__MEMBERS" == source(config, "cluster.members.N1")
+    assert {"n1": "127.0.0.1:1", "N2": "127.0.0.1:2"} == config.members
+    assert {"environment RAFTCORE__CLUSTER__MEMBERS"} == {
+        source(config, f"cluster.members.{member}") for member in ("n1", "N2")
+    }
 
 
 def test_a_member_is_set_by_its_id(load: Load) -> None:

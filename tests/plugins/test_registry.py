@@ -117,7 +117,7 @@ def test_a_plugin_whose_hook_raises_takes_no_other_down(install: Install, bare: 
 def test_a_misspelt_hook_is_an_error_of_its_plugin(install: Install, bare: Callable[..., Registry]) -> None:
     """A hook that raftcore does not have would never be called; the right name is offered."""
     install(
-        "misspelt",
+        "a-misspelt",
         code="""
         from raftcore.plugins import hookimpl
 
@@ -126,11 +126,11 @@ def test_a_misspelt_hook_is_an_error_of_its_plugin(install: Install, bare: Calla
             return []
         """,
     )
-    install("acme-store")
+    install("b-store")
 
     registry = bare()
 
-    (row,) = [row for row in registry.rows() if row.distribution == "misspelt"]
+    (row,) = [row for row in registry.rows() if row.distribution == "a-misspelt"]
     assert "failed" == row.status
     assert re.search(
         r"failed to load: unknown hook 'raftcore_log_store'; did you mean 'raftcore_log_stores'\?; the hooks are .*"
