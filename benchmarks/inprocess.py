@@ -1,9 +1,11 @@
-"""Three nodes in one process, memory log, memory transport, a state machine that does nothing: what the core itself costs.
+"""Three nodes in one process, memory log, memory transport, a state machine that does nothing: what the core
+itself costs.
 
     python -m benchmarks.inprocess [--clients 1,64,256] [--batch 1] [--loop uvloop|asyncio] [--seconds 2] [--json]
 
-Each client proposes empty payloads on the leader, one after the other, and waits until each is committed *and* applied. The clients
-share one process with all three nodes. Nothing touches a disk or a socket; for that see the other benchmarks.
+Each client proposes empty payloads on the leader, one after the other, and waits until each is committed
+*and* applied. The clients share one process with all three nodes. Nothing touches a disk or a socket; for
+that see the other benchmarks.
 """
 
 from __future__ import annotations

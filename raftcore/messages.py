@@ -2,8 +2,8 @@
 
 A reply is a message like any other. `round` is the leader's own growing number: a reply repeats the one that it
 answers, which is how the leader knows when a quorum was last in touch (check-quorum, leases, read index), with no name
-in it that a caller chose. Records are array-like on the wire: new fields go to the end and have a default. The garbage collector
-need not look at them (`gc=False`): they hold plain data, which can't form cycles.
+in it that a caller chose. Records are array-like on the wire: new fields go to the end and have a default.
+The garbage collector need not look at them (`gc=False`): they hold plain data, which can't form cycles.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ class SnapshotReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
 
 
 class TimeoutNow(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
-    """The leader asks the receiver to start an election at once (thesis 3.10). `round` shows a stale one for what it is."""
+    """The leader asks the receiver to start an election at once (thesis 3.10). `round` shows a stale one for
+    what it is."""
 
     vote: Vote
     round: int

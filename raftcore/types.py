@@ -72,10 +72,10 @@ class Entry(NamedTuple):
 class Entries:
     """A run: consecutive entries of one leader and one kind, stored by column. Never empty, never changed once made.
 
-    `payloads[i]` belongs to index `first_index + i`. `size` is the payloads' total in bytes, `weight` what the run counts
-    against limits on memory (`size`, and `ENTRY_OVERHEAD` an entry). `encoded` is filled by
-    `raftcore.wire.encode_run` when somebody first needs the bytes; the log and every follower get the same ones.
-    A `BLANK` run has one empty payload, a `MEMBERSHIP` run one encoded `Membership`.
+    `payloads[i]` belongs to index `first_index + i`. `size` is the payloads' total in bytes, `weight` what
+    the run counts against limits on memory (`size`, and `ENTRY_OVERHEAD` an entry). `encoded` is filled by
+    `raftcore.wire.encode_run` when somebody first needs the bytes; the log and every follower get the same
+    ones. A `BLANK` run has one empty payload, a `MEMBERSHIP` run one encoded `Membership`.
     """
 
     __slots__ = ("encoded", "first_index", "kind", "last_id", "last_index", "leader", "payloads", "size", "weight")
@@ -178,8 +178,8 @@ class SnapshotMeta(msgspec.Struct, frozen=True, array_like=True):
     """What a snapshot stands for: the state after every entry up to and including `last`.
 
     `membership` is the whole configuration in force at `last` and `membership_at` the entry that set it. `size` (bytes)
-    and `digest` (SHA-256 of the whole stream, hex) describe the state machine's bytes; both are unset while a snapshot is
-    being written. `id` names one stream of bytes for ever: a node never gives it to two.
+    and `digest` (SHA-256 of the whole stream, hex) describe the state machine's bytes; both are unset while a
+    snapshot is being written. `id` names one stream of bytes for ever: a node never gives it to two.
     """
 
     id: str

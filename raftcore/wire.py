@@ -1,11 +1,11 @@
 """Messages, runs and memberships as bytes: one versioned encoding for the network and the disk.
 
-A run is ``crc32 (4 bytes, little-endian) | msgpack [format, term, node, first_index, kind, payloads]``; the checksum covers
-all that follows it. It is made once a run and goes as it is into the log and to every follower, so a bit that flips on the way
-is noticed at the end, wherever it flipped.
+A run is ``crc32 (4 bytes, little-endian) | msgpack [format, term, node, first_index, kind, payloads]``; the
+checksum covers all that follows it. It is made once a run and goes as it is into the log and to every
+follower, so a bit that flips on the way is noticed at the end, wherever it flipped.
 
-A message is the msgpack array of its record, tag first; runs inside it are byte strings as above. Nothing here executes what
-it reads, and every error is a `WireError`.
+A message is the msgpack array of its record, tag first; runs inside it are byte strings as above. Nothing
+here executes what it reads, and every error is a `WireError`.
 """
 
 from __future__ import annotations

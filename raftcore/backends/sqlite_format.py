@@ -7,8 +7,8 @@ the CRC-32 of ``last, batch, committed (8 bytes each, little-endian) | the run's
 ``raft`` and its `user_version` the format.
 
 Every batch has a number, one greater than the last one's. It is in the rows that the batch brought, or in `meta`, which
-is written by batches with a vote, a reset or a truncation, and by a purge. A purge keeps a run that it cuts through: such
-a row begins at or below the purged id.
+is written by batches with a vote, a reset or a truncation, and by a purge. A purge keeps a run that it cuts through:
+such a row begins at or below the purged id.
 
 ``log.sqlite-wal`` is SQLite's own. ``log.sqlite-acked`` is the watermark (4,096 bytes): ``raftmark``, its format (1, 4
 bytes), and at bytes 512 and 1,024 a batch's number (8 bytes) with its CRC-32 (4 bytes), all little-endian; the greater

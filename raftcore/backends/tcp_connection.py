@@ -67,7 +67,7 @@ class Connection(asyncio.Protocol):
         # Received: the beginning of a frame, and how many bytes it takes to be whole (or to know how many it takes).
         self._partial = bytearray()
         self._needed = 4
-        # To be written: whole frames; bytes in there and in the socket's own buffer.
+        # To be written, and not yet in the socket's own buffer: whole frames, and their bytes.
         self._queue: list[bytes] = []
         self._queued = 0
         self._paused = False
@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
     def send(self, data: bytes) -> bool:
         """Take a frame for the next `flush`; False when the queue has no room for it."""
         queued = self._queued + len(data)
-        if queued > self._limit:
+        if queued + self._transport.get_write_buffer_size() > self._limit:
             return False
         self._queued = queued
         if not self._queue:
@@ -135,7 +135,7 @@ class Connection(asyncio.Protocol):
             return
         self._transport.writelines(self._queue)
         self._queue = []
-        self._queued = self._transport.get_write_buffer_size()
+        self._queued = 0
 
     def close(self, reason: str) -> None:
         """Write what was taken, then close; `close_timeout_ms` later give up on a peer that does not take it."""

@@ -10,9 +10,9 @@ import msgspec
 class Event(msgspec.Struct, frozen=True):
     """Something rare that happened on a node.
 
-    `name` is one of ``leader``, ``role``, ``membership``, ``snapshot_saved``, ``snapshot_sent``, ``snapshot_installed``,
-    ``peer_up``, ``peer_down``, ``peer_refused``, ``storage_stalled``, ``stopped``. `detail` holds plain values; the page
-    "events" of the reference lists them for each name.
+    `name` is one of ``leader``, ``role``, ``membership``, ``snapshot_saved``, ``snapshot_sent``,
+    ``snapshot_installed``, ``peer_up``, ``peer_down``, ``peer_refused``, ``storage_stalled``, ``stopped``.
+    `detail` holds plain values; the page "events" of the reference lists them for each name.
     """
 
     node: str

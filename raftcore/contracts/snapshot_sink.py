@@ -27,10 +27,11 @@ class SnapshotWriter(Protocol):
 class SnapshotSink(Protocol):
     """Where snapshots are kept. Methods may block: they are called in a thread, never on the event loop.
 
-    Calls. Several may run at once, in different threads: one snapshot being written while another is read, listed or deleted.
+    Calls. Several may run at once, in different threads: one snapshot being written while another is read,
+    listed or deleted.
 
-    Existence. A snapshot exists from the moment when `commit` has made its manifest durable. A crash before leaves nothing
-    that `list` shows; such left-overs are removed by the next `start`.
+    Existence. A snapshot exists from the moment when `commit` has made its manifest durable. A crash before
+    leaves nothing that `list` shows; such left-overs are removed by the next `start`.
 
     Damage. `open` verifies what it yields (checksum by part); what does not fit is `CorruptData`, raised at the latest
     when the damaged part is reached, so that a reader never sees a whole stream that is wrong.

@@ -9,17 +9,18 @@ from raftcore.types import Entries, LogId, SnapshotMeta
 
 
 class StateMachine(Protocol):
-    """The application's state. The same entries in the same order must give the same state and the same answers everywhere.
+    """The application's state. The same entries in the same order must give the same state and the same
+    answers everywhere.
 
     Calls. `open`, `apply`, `snapshot` and `restore` are never called two at once, and a query that the application
     makes through `Node.query` runs between them, never beside one. When `blocking` is True they run in one thread
-    that belongs to this state machine. When it is False, `open`, `apply` and `snapshot` are called on the event loop and
-    must return quickly; `restore` may take long and always runs in a thread. The iterator that `snapshot` returned is
-    consumed in another thread *while* later `apply` calls go on.
+    that belongs to this state machine. When it is False, `open`, `apply` and `snapshot` are called on the
+    event loop and must return quickly; `restore` may take long and always runs in a thread. The iterator that
+    `snapshot` returned is consumed in another thread *while* later `apply` calls go on.
 
-    Determinism. `apply` must not look at a clock, a random source, the node's name, or anything else outside the entries
-    and the state. A bad command is answered (with whatever bytes say "refused"), not raised: an exception from `apply` stops
-    the node, since it is then unknown how much of the run took effect.
+    Determinism. `apply` must not look at a clock, a random source, the node's name, or anything else outside
+    the entries and the state. A bad command is answered (with whatever bytes say "refused"), not raised: an
+    exception from `apply` stops the node, since it is then unknown how much of the run took effect.
 
     Three kinds are legal.
     *Volatile*: `open` returns None and the state is rebuilt from the newest snapshot and the log behind it.

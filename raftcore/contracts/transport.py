@@ -56,8 +56,8 @@ class Transport(Protocol):
     def set_peers(self, nodes: Mapping[NodeId, NodeInfo]) -> None:
         """The members to keep in touch with, the own node left out. Called again whenever the membership changes.
 
-        Peers that are missing here but connected by themselves (a new member that has not yet been told of) may still send,
-        and can be sent to over the connection that they opened.
+        Peers that are missing here but connected by themselves (a new member that has not yet been told of)
+        may still send, and can be sent to over the connection that they opened.
         """
         ...
 

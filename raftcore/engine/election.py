@@ -1,14 +1,18 @@
-"""Leader election (paper §5.2, §5.4.1; thesis 4.2.3, 6.2, 9.6): pre-vote, votes, leases on them, taking and leaving office.
+"""Leader election (paper §5.2, §5.4.1; thesis 4.2.3, 6.2, 9.6): pre-vote, votes, leases on them, taking and
+leaving office.
 
 Rules
 1. A vote is granted only when it is durable, and a candidate's own vote counts only then too.
 2. A node votes for a candidate only if the candidate's log is at least as new as its own (§5.4.1).
-3. A node that hears a leader, or leads with a quorum in touch, refuses votes and pre-votes unless the leader itself asked for the
+3. A node that hears a leader, or leads with a quorum in touch, refuses votes and pre-votes unless the leader
+itself asked for the
    election. So a member that was cut off, or removed, disturbs nobody.
 4. A pre-vote changes nothing on either side. A refusal's higher term is taken over, or the asker would never catch up.
 5. Votes are kept by voter, for one candidacy: a repeated, late or foreign grant counts nothing.
-6. The election timer restarts when a leader is heard or a vote granted, and on nothing else; the timeout is drawn anew at each campaign.
-7. After a restart a node behaves as if it had just heard a leader: it may have promised one, by its acknowledgements, to hold still.
+6. The election timer restarts when a leader is heard or a vote granted, and on nothing else; the timeout is
+drawn anew at each campaign.
+7. After a restart a node behaves as if it had just heard a leader: it may have promised one, by its
+acknowledgements, to hold still.
 """
 
 from __future__ import annotations
@@ -51,7 +55,12 @@ def become_follower(engine: Engine, leader: NodeId | None) -> None:
     engine.candidacy = None
     engine.drop_vote_requests()
     engine.leader = leader
-    set_role(engine, Role.FOLLOWER if engine.membership.is_voter(engine.node) else Role.LEARNER)
+    set_role(engine, resting_role(engine))
+
+
+def resting_role(engine: Engine) -> Role:
+    """What this node is while it neither leads nor campaigns."""
+    return Role.FOLLOWER if engine.history.is_voter(engine.node) else Role.LEARNER
 
 
 def set_role(engine: Engine, role: Role) -> None:
@@ -81,7 +90,8 @@ def raise_vote(engine: Engine, seen: Vote) -> None:
 
 
 def follow(engine: Engine, sender: NodeId, vote: Vote, round: int, now: float) -> bool:
-    """A leader has spoken: follow it and restart the timer. False when a newer vote was promised, or it is no leader."""
+    """A leader has spoken: follow it and restart the timer. False when a newer vote was promised, or it is no
+    leader."""
     if vote is not engine.vote and vote != engine.vote:
         if not vote.committed or not engine.order.accepts_leader(vote, engine.vote):
             return False
@@ -102,7 +112,7 @@ def follow(engine: Engine, sender: NodeId, vote: Vote, round: int, now: float) -
 
 def may_campaign(engine: Engine) -> bool:
     """Voters do, unless a snapshot is being put in place of their log."""
-    return engine.installing is None and engine.membership.is_voter(engine.node)
+    return engine.installing is None and engine.history.is_voter(engine.node)
 
 
 def campaign(engine: Engine, now: float, *, pre: bool, transfer: bool = False) -> None:
@@ -122,8 +132,9 @@ def campaign(engine: Engine, now: float, *, pre: bool, transfer: bool = False) -
         if pre:
             engine.send.append((voter, request))
         else:
-            # Rule 1. Were the request to leave first, a crash could forget this candidacy and its log's unsaved end, and a
-            # second candidacy of the same vote, with the shorter log, could collect the grants of the first.
+            # Rule 1. Were the request to leave first, a crash could forget this candidacy and its log's
+            # unsaved end, and a second candidacy of the same vote, with the shorter log, could collect the
+            # grants of the first.
             engine.send_when_vote_durable(voter, request)
     if pre:
         own_vote(engine, candidacy, now)
@@ -152,9 +163,7 @@ def become_leader(engine: Engine, now: float) -> None:
     log = engine.log
     first_index = log.last.index + 1
     engine.candidacy = None
-    lead = engine.leadership = Leadership(
-        engine.node, Quorum(engine.membership), first_index, log.durable, now
-    )
+    lead = engine.leadership = Leadership(engine.node, Quorum(engine.membership), first_index, log.durable, now)
     engine.leader = engine.node
     for peer in engine.membership.members:
         if peer != engine.node:
@@ -226,8 +235,9 @@ def on_stray_reply(engine: Engine, sender: NodeId, reply: VoteReply | AppendRepl
 def on_timeout_now(engine: Engine, sender: NodeId, message: TimeoutNow, now: float) -> None:
     """The leader hands over: campaign at once, if this is a voter and the request is not one from the past.
 
-    A delayed request could start an election inside a later lease of the leader's. The leader has moved on to a higher round by
-    then, and counts on its lease again only after this node has answered that round, which makes this node refuse here.
+    A delayed request could start an election inside a later lease of the leader's. The leader has moved on to
+    a higher round by then, and counts on its lease again only after this node has answered that round, which
+    makes this node refuse here.
     """
     if message.vote != engine.vote or engine.leader != sender or message.round < engine.leader_round:
         return

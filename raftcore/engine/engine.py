@@ -1,16 +1,20 @@
 """The engine: Raft as a pure state machine. Inputs are data, outputs are data; no I/O, no clock, no thread.
 
 Rules
-1. One turn: feed everything that has arrived (`receive`, `propose`, `read`, `written`, `tick` …), then `take` until it gives None,
+1. One turn: feed everything that has arrived (`receive`, `propose`, `read`, `written`, `tick` …), then `take`
+until it gives None,
    carrying out each `Output`; then `take_write` when no write is under way, and `written` when it is durable.
-2. A message that promises something (a vote, an acknowledgement) is held back here until what it promises is durable, and dropped
+2. A message that promises something (a vote, an acknowledgement) is held back here until what it promises is
+durable, and dropped
    if the vote has moved on by then. So nobody outside can send one too early.
-3. Every handler is chosen by role and type of message in `HANDLERS`; what a role has no use for is refused and counted, and changes
+3. Every handler is chosen by role and type of message in `HANDLERS`; what a role has no use for is refused
+and counted, and changes
    nothing.
 4. `now` is a number of seconds that never steps back; it is only ever compared with earlier ones.
 
-Modules: `election`, `replication`, `membership`, `reads`, `snapshots`, `transfer` hold one concept of the paper each, as functions on
-the engine; `log`, `progress`, `quorum`, `vote_order`, `leadership` the data they work on.
+Modules: `election`, `replication`, `membership`, `reads`, `snapshots`, `transfer` hold one concept of the
+paper each, as functions on the engine; `log`, `progress`, `quorum`, `vote_order`, `leadership` the data they
+work on.
 """
 
 from __future__ import annotations
@@ -78,8 +82,8 @@ class Engine:
         snapshot_last: LogId,
         now: float,
     ) -> None:
-        """A member as its disk describes it. `memberships`: that of the snapshot (or none) and every one in the log, in order;
-        `commit` must not be greater than what is committed, 0 is always right."""
+        """A member as its disk describes it. `memberships`: that of the snapshot (or none) and every one in
+        the log, in order; `commit` must not be greater than what is committed, 0 is always right."""
         self.node = node
         self.settings = settings
         low, high = settings.election_timeout_ms
@@ -118,7 +122,7 @@ class Engine:
         self._durable_ticket = 0
         self._vote_ticket = 0
         self._held: deque[tuple[int, NodeId, Message]] = deque()
-        self.role = Role.FOLLOWER if self.membership.is_voter(node) else Role.LEARNER
+        self.role = election.resting_role(self)
         self.handlers = HANDLERS[self.role]
         self.shown: tuple[Role, int, NodeId | None] = (self.role, vote.leader.term, None)
 
@@ -162,7 +166,8 @@ class Engine:
             replication.notify(self, lead)
 
     def heartbeat(self, now: float) -> None:
-        """Show now that the leader lives; nothing on other nodes. A new round, so that the answers prove contact after `now`."""
+        """Show now that the leader lives; nothing on other nodes. A new round, so that the answers prove
+        contact after `now`."""
         lead = self.leadership
         if lead is None:
             return
@@ -229,10 +234,11 @@ class Engine:
         reads.read(self, id, lease, now)
 
     def bootstrap(self, first: Membership) -> None:
-        """Begin a cluster with these members. Every one of them may do so, with the same members; raises `MembershipRefused`
-        on a node that has seen any log or vote.
+        """Begin a cluster with these members. Every one of them may do so, with the same members; raises
+        `MembershipRefused` on a node that has seen any log or vote.
 
-        The entry's id is made of what it says, so nodes that were told of different members hold different logs and notice.
+        The entry's id is made of what it says, so nodes that were told of different members hold different
+        logs and notice.
         """
         if self.vote != NO_VOTE or self.log.last.index or self.history.effective.nodes:
             raise MembershipRefused(f"node {self.node} already belongs to a cluster; it can't begin another")
@@ -256,8 +262,8 @@ class Engine:
         transfer.begin(self, target, now)
 
     def campaign(self, now: float) -> None:
-        """Ask for an election now. Does nothing on a leader, or on a node that may not campaign, or that has heard a leader
-        within the lower election timeout: its answers back that leader's lease."""
+        """Ask for an election now. Does nothing on a leader, or on a node that may not campaign, or that has
+        heard a leader within the lower election timeout: its answers back that leader's lease."""
         if not election.is_led(self, now) and self.leadership is None and election.may_campaign(self):
             election.campaign(self, now, pre=self.settings.pre_vote)
 
@@ -312,7 +318,8 @@ class Engine:
     # -- durability: what must wait for the disk ------------------------------------------------------------------
 
     def take_write(self) -> tuple[int, WriteBatch] | None:
-        """Everything that is not on its way to the disk yet, as one write and its ticket; None when there is nothing."""
+        """Everything that is not on its way to the disk yet, as one write and its ticket; None when there is
+        nothing."""
         if self.vote_is_written and not self.log.dirty:
             return None
         self._ticket += 1
@@ -344,7 +351,8 @@ class Engine:
         return self.vote_is_written and self._vote_ticket <= self._durable_ticket
 
     def acknowledge_when_written(self, to: NodeId, reply: AppendReply) -> None:
-        """Send once everything accepted so far is durable. Of two acknowledgements that wait for one write, the greater says all."""
+        """Send once everything accepted so far is durable. Of two acknowledgements that wait for one write,
+        the greater says all."""
         ticket = self._ticket + (self.log.dirty or not self.vote_is_written)
         held = self._held
         if held and held[-1][:2] == (ticket, to):
@@ -354,7 +362,8 @@ class Engine:
         held.append((ticket, to, reply))
 
     def reply_when_vote_durable(self, to: NodeId, reply: Message) -> None:
-        """Send at once if the vote that it carries is durable, so that a slow disk does not silence heartbeats; else then."""
+        """Send at once if the vote that it carries is durable, so that a slow disk does not silence
+        heartbeats; else then."""
         if self._vote_is_durable():
             self.send.append((to, reply))
         else:
@@ -419,5 +428,5 @@ def _handlers() -> dict[Role, dict[type, Handler]]:
 
 
 HANDLERS = _handlers()
-"""role → type of message → what handles it. A pair that is missing is refused and counted: orders to campaign for anyone but a
-follower, and `Forward` and `ForwardReply`, which are the node's."""
+"""role → type of message → what handles it. A pair that is missing is refused and counted: orders to campaign
+for anyone but a follower, and `Forward` and `ForwardReply`, which are the node's."""

@@ -5,8 +5,9 @@
       ▼──────────────▼─────────────────▼
       base ········ written │ being written │ not yet taken
 
-Runs are the unit; nothing here looks at single entries. The index of leaders (one row a leadership) answers "whose entry is at
-index i" for the whole log without reading it. Older runs leave the memory when `cache_bytes` is exceeded; the store has them.
+Runs are the unit; nothing here looks at single entries. The index of leaders (one row a leadership) answers
+"whose entry is at index i" for the whole log without reading it. Older runs leave the memory when
+`cache_bytes` is exceeded; the store has them.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ NO_END = 1 << 63
 
 
 class Log:
-    """See the module's text. Indexes are of entries; `durable` is the last index known to be on this node's disk, and `dirty`
-    says that there is something to write."""
+    """See the module's text. Indexes are of entries; `durable` is the last index known to be on this node's
+    disk, and `dirty` says that there is something to write."""
 
     __slots__ = (
         "_cache_bytes",
@@ -42,10 +43,9 @@ class Log:
         "last",
     )
 
-    def __init__(
-        self, base: LogId, last: LogId, leaders: list[tuple[int, LeaderId]], cache_bytes: int
-    ) -> None:
-        """A log that is wholly durable. `leaders`: (first index, leader) for every leadership behind `base`, in order."""
+    def __init__(self, base: LogId, last: LogId, leaders: list[tuple[int, LeaderId]], cache_bytes: int) -> None:
+        """A log that is wholly durable. `leaders`: (first index, leader) for every leadership behind `base`,
+        in order."""
         self.base = base
         self.last = last
         self.durable = last.index
@@ -174,8 +174,8 @@ class Log:
     # -- the newest runs ------------------------------------------------------------------------------------------
 
     def read(self, first: int, max_bytes: int, last: int = NO_END) -> list[Entries] | None:
-        """Runs from `first` on, at least one and at most `max_bytes` of weight, that begin no later than at `last`; None when
-        memory does not reach back to `first`."""
+        """Runs from `first` on, at least one and at most `max_bytes` of weight, that begin no later than at
+        `last`; None when memory does not reach back to `first`."""
         starts = self._starts
         if not starts or first < starts[0]:
             return None
@@ -187,8 +187,8 @@ class Log:
         if found[0].last_index >= last:
             return found
         room = max_bytes - found[0].weight
-        for position in range(position + 1, len(starts)):
-            run = self._runs[position]
+        for following in range(position + 1, len(starts)):
+            run = self._runs[following]
             room -= run.weight
             if room < 0 or run.first_index > last:
                 break

@@ -2,13 +2,19 @@
 
 Rules
 1. A configuration is in force from the moment when its entry is *appended*, on every node, committed or not.
-2. What is in force is derived from the log and the snapshot: truncating an entry brings back what was in force before it, however
-   many are truncated at once.
-3. A change begins only when the one before is committed, and when this leader has committed an entry of its own term (the flaw in
+2. What is in force is derived from the log and the snapshot: truncating an entry brings back what was in
+force before it, however
+   many are truncated at once. A voter that is in force no more campaigns, if it must, until that is
+   committed: the cluster may need it, since it may be the only one whose log is new enough (thesis 4.2.2). It
+   does not count its own vote.
+3. A change begins only when the one before is committed, and when this leader has committed an entry of its
+own term (the flaw in
    the single-server changes of 2015 was the lack of this).
-4. Every change of voters goes through a joint configuration, which needs a majority of both sets for everything. When it is
+4. Every change of voters goes through a joint configuration, which needs a majority of both sets for
+everything. When it is
    committed the leader appends the new set alone; so does a new leader that finds a joint configuration left behind.
-5. A leader that is not in the new set leads until the new set is committed, without counting itself, and then hands over.
+5. A leader that is not in the new set leads until the new set is committed, without counting itself, and then
+hands over.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from raftcore.engine import election, replication, transfer
 from raftcore.engine.log import NO_END
-from raftcore.engine.output import MembershipChanged, Role
+from raftcore.engine.output import MembershipChanged
 from raftcore.engine.quorum import Quorum
 from raftcore.errors import MembershipRefused, NotLeader, TransferUnderWay
 from raftcore.types import Entries, EntryKind, LogId, Membership, NodeId, NodeInfo
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
 
     from raftcore.engine.engine import Engine
     from raftcore.engine.leadership import Leadership
+
 
 class History:
     """The newest committed membership and those appended behind it, oldest first (rule 2).
@@ -49,6 +56,10 @@ class History:
     @property
     def effective_id(self) -> LogId:
         return self._entries[-1][0]
+
+    def is_voter(self, node: NodeId) -> bool:
+        """Whether `node` votes in what is in force, or has to stand by since that is not committed (rule 2)."""
+        return any(membership.is_voter(node) for _, membership in self._entries)
 
     def append(self, log_id: LogId, membership: Membership) -> None:
         self._entries.append((log_id, membership))
@@ -103,7 +114,7 @@ def in_force(engine: Engine) -> None:
             if peer != engine.node and peer not in lead.progress:
                 election.add_peer(engine, lead, peer)
     elif engine.candidacy is None:
-        election.set_role(engine, Role.FOLLOWER if membership.is_voter(engine.node) else Role.LEARNER)
+        election.set_role(engine, election.resting_role(engine))
     engine.events.append(MembershipChanged())
 
 
@@ -112,6 +123,8 @@ def committed(engine: Engine) -> None:
     engine.history.trim(engine.commit)
     engine.events.append(MembershipChanged())
     lead = engine.leadership
+    if lead is None and engine.candidacy is None:
+        election.set_role(engine, election.resting_role(engine))
     if lead is None or engine.commit < lead.first_index or engine.history.pending_index != NO_END:
         return
     membership = engine.membership
@@ -141,9 +154,7 @@ def _uniform(joint: Membership) -> Membership:
 
 
 def _append(engine: Engine, lead: Leadership, membership: Membership) -> int:
-    run = Entries(
-        engine.vote.leader, engine.log.last.index + 1, EntryKind.MEMBERSHIP, [encode_membership(membership)]
-    )
+    run = Entries(engine.vote.leader, engine.log.last.index + 1, EntryKind.MEMBERSHIP, [encode_membership(membership)])
     engine.log.append(run)
     appended(engine, run.last_id, membership)
     return run.first_index

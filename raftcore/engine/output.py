@@ -46,7 +46,8 @@ class ReadsRefused(msgspec.Struct, frozen=True):
 
 
 class EntriesWanted(msgspec.Struct, frozen=True):
-    """A follower needs entries that memory no longer holds: read first <= index < stop and hand them to `entries_read`."""
+    """A follower needs entries that memory no longer holds: read first <= index < stop and hand them to
+    `entries_read`."""
 
     peer: NodeId
     first: int

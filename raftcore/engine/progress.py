@@ -22,7 +22,8 @@ class State(enum.Enum):
 class Progress:
     """One follower. `match`: its durable log is ours up to here; `next`: the entry to send next. Always next > match.
 
-    `asked` (PROBE only): a probe is on its way, so wait. `reading`: entries for it are being read from the store. `snapshot_index` (SNAPSHOT only): what the snapshot brings it to.
+    `asked` (PROBE only): a probe is on its way, so wait. `reading`: entries for it are being read from the
+    store. `snapshot_index` (SNAPSHOT only): what the snapshot brings it to.
     """
 
     __slots__ = (

@@ -1,6 +1,7 @@
 """Quorum arithmetic: who must agree. Everything that counts nodes asks here, in two questions.
 
-A joint configuration is the AND of its sets (paper §6): it has committed what both have, and it has elected whom both have.
+A joint configuration is the AND of its sets (paper §6): it has committed what both have, and it has elected
+whom both have.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Quorum:
         return _majority_reached(self.voters, acked)
 
     def vote_result(self, votes: Mapping[NodeId, bool]) -> VoteResult:
-        """How the election stands, given who granted and who refused. Votes of nodes that are no voters count nothing."""
+        """How the election stands, given who granted and who refused. Votes of nodes that are no voters count
+        nothing."""
         results = {_majority_vote(group, votes) for group in self._groups}
         if VoteResult.LOST in results:
             return VoteResult.LOST

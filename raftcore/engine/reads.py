@@ -2,11 +2,14 @@
 
 Rules
 1. A leader serves nothing before it has committed an entry of its own term: until then its commit index may be behind.
-2. A read is confirmed by answers from a quorum to a round that began *after* the read arrived. Rounds are the leader's own growing
+2. A read is confirmed by answers from a quorum to a round that began *after* the read arrived. Rounds are the
+leader's own growing
    numbers; nothing that a caller chose takes part.
-3. A lease counts from when the answered round was *sent*, on a clock that never steps back, and is shorter than the time for which
+3. A lease counts from when the answered round was *sent*, on a clock that never steps back, and is shorter
+than the time for which
    those who answered refuse to vote for anybody else.
-4. A lease ends before a transfer begins, since the target's election does not wait for anyone. It holds again only when every node
+4. A lease ends before a transfer begins, since the target's election does not wait for anyone. It holds again
+only when every node
    that was told to campaign has answered a later round (and so will refuse that order, should it arrive late).
 
 Reads are gathered: all that wait share the next round, and one round is under way at a time.
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
 
 
 def read(engine: Engine, id: int, lease: bool, now: float) -> None:
-    """Confirm a read: `ReadReady` comes out when it may be served, `ReadsRefused` when it can't be. Raises `NotLeader`."""
+    """Confirm a read: `ReadReady` comes out when it may be served, `ReadsRefused` when it can't be. Raises
+    `NotLeader`."""
     lead = engine.leadership
     if lead is None:
         raise NotLeader(f"node {engine.node} does not lead", engine.leader)
@@ -41,13 +45,14 @@ def lease_holds(engine: Engine, lead: Leadership, now: float) -> bool:
     """Whether nobody else can lead at `now` (rules 3 and 4)."""
     if not engine.settings.check_quorum or lead.transfer is not None:
         return False
-    if any(lead.rounds.get(node, 0) <= round for node, round in lead.lease_barriers.items()):
+    if any(lead.rounds.get(node, 0) <= ordered for node, ordered in lead.lease_barriers.items()):
         return False
     return now < confirmed_at(engine, lead, now) + engine.lease
 
 
 def confirmed_at(engine: Engine, lead: Leadership, now: float) -> float:
-    """When the newest round was sent that a quorum has answered: it was in touch with this leader at that time or later."""
+    """When the newest round was sent that a quorum has answered: it was in touch with this leader at that
+    time or later."""
     if lead.quorum.voters == (engine.node,):
         lead.confirmed_at = now  # kept, so that voters who join have the usual time to answer
         return now
@@ -86,6 +91,6 @@ def refuse_all(engine: Engine) -> None:
     lead = engine.leadership
     if lead is None:
         return
-    ids = [id for _, waiting, _ in lead.pending_reads for id in waiting] + lead.waiting_reads
+    ids = [read for _, waiting, _ in lead.pending_reads for read in waiting] + lead.waiting_reads
     if ids:
         engine.events.append(ReadsRefused(ids))

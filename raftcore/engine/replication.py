@@ -3,14 +3,17 @@
 Rules
 1. A follower acknowledges entries only when they are durable; the acknowledgement names the write that it waits for.
 2. A leader commits by counting only entries of its own term; what lies before them is committed with them (§5.4.2).
-3. A follower commits at most up to the last entry that the message in hand covers: only so far are the logs known to agree.
+3. A follower commits at most up to the last entry that the message in hand covers: only so far are the logs
+known to agree.
 4. `commit` and `match` never go back; an old or repeated message moves nothing.
-5. A follower deletes entries only where they conflict, never because a message ends earlier (a late message is no order).
+5. A follower deletes entries only where they conflict, never because a message ends earlier (a late message
+is no order).
 
-Theory of operation. The leader sends the entries of a turn to everyone in that turn, beside its own write, which counts like any
-follower's when it is durable (thesis 10.2.1). To a follower whose log agrees it sends ahead, up to a window; after a rejection
-it probes, and the hint in the rejection skips a whole leadership, so a diverging log costs one rejection a term. Heartbeats
-name the entry before `next`: a follower that missed something rejects it, so a lost window repairs itself within a heartbeat.
+Theory of operation. The leader sends the entries of a turn to everyone in that turn, beside its own write,
+which counts like any follower's when it is durable (thesis 10.2.1). To a follower whose log agrees it sends
+ahead, up to a window; after a rejection it probes, and the hint in the rejection skips a whole leadership, so
+a diverging log costs one rejection a term. Heartbeats name the entry before `next`: a follower that missed
+something rejects it, so a lost window repairs itself within a heartbeat.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ if TYPE_CHECKING:
 
 
 def replicate(engine: Engine, lead: Leadership, now: float) -> None:
-    """Send every follower the entries that it lacks and has room for; one message object serves all that stand alike."""
+    """Send every follower the entries that it lacks and has room for; one message object serves all that
+    stand alike."""
     last = engine.log.last.index
     shared: AppendEntries | None = None
     shared_size = 0
@@ -48,7 +52,8 @@ def replicate(engine: Engine, lead: Leadership, now: float) -> None:
             _send(engine, peer, progress, shared, shared_size)
         behind = behind or progress.commit_sent < engine.commit
     if behind and lead.notify_at is None:
-        # Followers learn of a commit with the next entries. When none come, tell them soon, not with the next heartbeat.
+        # Followers learn of a commit with the next entries. When none come, tell them soon, not with the next
+        # heartbeat.
         lead.notify_at = now + engine.notify_delay
         engine.deadline_moved = True
 
@@ -105,7 +110,8 @@ def notify(engine: Engine, lead: Leadership) -> None:
 
 
 def heartbeat(engine: Engine, lead: Leadership) -> None:
-    """Tell every member that the leader lives, how far is committed, and which entry it should have (rule 5's repair)."""
+    """Tell every member that the leader lives, how far is committed, and which entry it should have (rule 5's
+    repair)."""
     log, message = engine.log, None
     for peer, progress in lead.progress.items():
         prev = NO_LOG if progress.state is State.SNAPSHOT else log.id_at(progress.next - 1) or NO_LOG
@@ -168,8 +174,10 @@ def _accept(engine: Engine, run: Entries) -> None:
         if conflict is not None:
             if conflict <= engine.commit:
                 raise InvariantViolation(
-                    f"the leader's entry {conflict} is {run.leader}, but {log.leader_at(conflict)} is committed there "
-                    f"(commit index {engine.commit}); the two logs belong to different clusters, or one was altered"
+                    f"the leader's entry {conflict} is {run.leader}, but {log.leader_at(conflict)} is "
+                    "committed there "
+                    f"(commit index {engine.commit}); the two logs belong to different clusters, or one was "
+                    "altered"
                 )
             membership.truncated(engine, conflict)
             log.truncate(conflict)

@@ -87,7 +87,8 @@ def on_chunk(engine: Engine, sender: NodeId, message: SnapshotChunk, now: float)
 
 
 def installed_reply(engine: Engine, meta: SnapshotMeta, round: int) -> SnapshotReply:
-    """The snapshot is in place, or was not needed; what is committed here and durable agrees with every leader's log."""
+    """The snapshot is in place, or was not needed; what is committed here and durable agrees with every
+    leader's log."""
     match = min(engine.commit, engine.log.durable)
     return SnapshotReply(engine.vote, round, meta.id, SnapshotStatus.INSTALLED, meta.size, match)
 

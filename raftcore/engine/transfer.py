@@ -1,7 +1,7 @@
 """Leadership transfer (thesis 3.10): stop taking proposals, bring the target up to date, tell it to campaign.
 
-The target's election does not wait for the followers' leases, so this leader's lease ends first (rule 4 of reads). When nothing has
-come of it after an election timeout, this node goes on leading.
+The target's election does not wait for the followers' leases, so this leader's lease ends first (rule 4 of
+reads). When nothing has come of it after an election timeout, this node goes on leading.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def begin(engine: Engine, target: NodeId | None, now: float) -> None:
 
 
 def proceed(engine: Engine, lead: Leadership) -> None:
-    """Tell the target to campaign if it holds the whole log, and all of it is committed: whoever waits has an answer then."""
+    """Tell the target to campaign if it holds the whole log, and all of it is committed: whoever waits has an
+    answer then."""
     transfer, last = lead.transfer, engine.log.last.index
     if transfer is not None and lead.match.get(transfer.target, 0) == last == engine.commit:
         _order(engine, lead, transfer.target)
@@ -65,6 +66,7 @@ def _order(engine: Engine, lead: Leadership, target: NodeId) -> None:
 
 
 def _furthest(engine: Engine, lead: Leadership) -> NodeId | None:
-    """The voter whose log is furthest; of those that stand alike, the one that has answered last (the others may be gone)."""
+    """The voter whose log is furthest; of those that stand alike, the one that has answered last (the others
+    may be gone)."""
     others = [voter for voter in engine.membership.all_voters if voter != engine.node]
     return max(others, key=lambda voter: (lead.match.get(voter, 0), lead.rounds.get(voter, 0)), default=None)

@@ -1,8 +1,9 @@
 """When a node accepts a leader, and when it may vote for a candidate: the two rules that the vote orders differ in.
 
 `standard`: the paper's. One vote a term, so one leader a term; a vote for nobody is the node "".
-`node`: votes are ordered by (term, node). A greater node still wins within a term, so a split vote costs no new term; several
-nodes may then lead in one term, one after the other, and entries are told apart by `LeaderId`.
+`node`: votes are ordered by (term, node). A greater node still wins within a term, so a split vote costs no
+new term; several nodes may then lead in one term, one after the other, and entries are told apart by
+`LeaderId`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from raftcore.types import LeaderId, Vote
 
 
 class VoteOrder(Protocol):
+    """The two rules, and what seeing a newer vote leads to."""
+
     def accepts_leader(self, leader: Vote, mine: Vote) -> bool:
         """May a message from the leader with the committed vote `leader` be followed, given what was promised?"""
         ...

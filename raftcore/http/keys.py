@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
+from msgspec import Meta
 from starlette.responses import Response
 
 from raftcore.backends.kv import (
@@ -49,7 +50,7 @@ class Comparing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value_base64: str | None = None
     expect_value: str | None = None
     expect_value_base64: str | None = None
-    expect_version: int | None = None
+    expect_version: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
 
 
 class KeyFace:

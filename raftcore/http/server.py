@@ -43,6 +43,7 @@ class HttpServer:
         self._app = app
         self._server: _Uvicorn
         self.task: asyncio.Task[None]
+        """What serves; it ends by itself only by failing."""
 
     async def start(self) -> None:
         """Raises `ConfigError` when the address can't be used."""

@@ -24,7 +24,8 @@ Results = Sequence[bytes | None]
 
 
 class Applier:
-    """`applied`: the last entry that the state machine holds; `membership` what was in force there, and where it was set."""
+    """`applied`: the last entry that the state machine holds; `membership` what was in force there, and where
+    it was set."""
 
     def __init__(
         self,
@@ -115,12 +116,15 @@ class Applier:
             raise
         except Exception as error:  # a plugin's failure becomes ours, with the place in the log
             raise StorageError(
-                f"state machine {type(self.machine).__name__} failed on entries {run.first_index}..{run.last_index}: "
-                f"{type(error).__name__}: {error}; it is not known how many of them took effect, so this node stops"
+                f"state machine {type(self.machine).__name__} failed on entries "
+                f"{run.first_index}..{run.last_index}: "
+                f"{type(error).__name__}: {error}; it is not known how many of them took effect, so this node "
+                "stops"
             ) from error
         if len(results) != len(run.payloads):
             raise StorageError(
-                f"state machine {type(self.machine).__name__} gave {len(results)} answers to the {len(run)} entries "
+                f"state machine {type(self.machine).__name__} gave {len(results)} answers to the {len(run)} "
+                "entries "
                 f"{run.first_index}..{run.last_index}; apply must answer every entry"
             )
         return results
@@ -133,7 +137,8 @@ class Applier:
             self.membership = (run.last_id, decode_membership(run.payloads[0]))
 
     async def exclusive(self, call: Callable[[], T], *, long: bool = False) -> T:
-        """Call when nothing is being applied, and apply nothing meanwhile. `long` ones run in the thread in any case."""
+        """Call when nothing is being applied, and apply nothing meanwhile. `long` ones run in the thread in
+        any case."""
         if not self.machine.blocking and not long and not self._busy:
             return call()
         while self._busy:

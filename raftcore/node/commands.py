@@ -1,4 +1,5 @@
-"""Commands to the cluster other than proposals: membership and leadership. Any member takes them; the leader carries them out."""
+"""Commands to the cluster other than proposals: membership and leadership. Any member takes them; the leader
+carries them out."""
 
 from __future__ import annotations
 
@@ -37,11 +38,13 @@ class Commands:
         self._timeout = timeout
 
     async def change(self, change: Change) -> None:
-        """Change the members; returns when the new membership is committed. Raises `MembershipRefused`, `OutcomeUnknown`, …"""
+        """Change the members; returns when the new membership is committed. Raises `MembershipRefused`,
+        `OutcomeUnknown`, …"""
         await self._run(CHANGE, change, self._change)
 
     async def transfer(self, handover: Handover) -> None:
-        """Hand leadership over; returns when this has happened. Raises `WaitTimeout` when the target did not take it."""
+        """Hand leadership over; returns when this has happened. Raises `WaitTimeout` when the target did not
+        take it."""
         await self._run(TRANSFER, handover, self._transfer)
 
     async def serve(self, forward: Forward, reply: Reply) -> None:
@@ -73,7 +76,8 @@ class Commands:
 
     def _took_too_long(self, kind: str) -> str:
         return (
-            f"node {self._engine.node}: {kind} was not finished within {self._timeout:g} s (limits.proposal_timeout_ms); "
+            f"node {self._engine.node}: {kind} was not finished within {self._timeout:g} s "
+            "(limits.proposal_timeout_ms); "
             "it may yet be; look at the status before asking again"
         )
 
@@ -109,7 +113,8 @@ class Commands:
         await self._until(finished)
         if engine.membership.voters != (tuple(sorted(set(voters))),) or engine.commit < index:
             raise OutcomeUnknown(
-                f"node {engine.node} stopped leading before the change of membership was committed; the next leader finishes "
+                f"node {engine.node} stopped leading before the change of membership was committed; the next "
+                "leader finishes "
                 "it or drops it; look at the status"
             )
 
@@ -125,5 +130,6 @@ class Commands:
         )
         if engine.leadership is not None and engine.vote.leader == term:
             raise WaitTimeout(
-                f"{target} did not take over leadership within {engine.election_low:g} s; node {engine.node} goes on leading"
+                f"{target} did not take over leadership within {engine.election_low:g} s; node {engine.node} "
+                "goes on leading"
             )

@@ -1,7 +1,7 @@
 """Commands between members: a follower passes what it was asked to the leader, and the leader answers.
 
-A forwarded command is sent once. No answer means that its outcome is not known; an answer that names a `NotAppended` error means that
-nothing happened, so it may be sent again.
+A forwarded command is sent once. No answer means that its outcome is not known; an answer that names a
+`NotAppended` error means that nothing happened, so it may be sent again.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ class Forwarding:
         self._open: dict[int, tuple[NodeId, Answered]] = {}
 
     def send(self, leader: NodeId, kind: str, payloads: list[bytes], answered: Answered) -> int:
-        """Send a command; `answered` is called once, with the reply or with why there will be none. Returns the request's number."""
+        """Send a command; `answered` is called once, with the reply or with why there will be none. Returns
+        the request's number."""
         self._last_request += 1
         self._open[self._last_request] = (leader, answered)
         self._transport.send(leader, Forward(self._engine.vote, self._last_request, kind, payloads))
@@ -118,7 +119,11 @@ class Forwarding:
         """The connection to `peer` is gone, and with it the answers that it owed."""
         for request in [request for request, (leader, _) in self._open.items() if leader == peer]:
             _, answered = self._open.pop(request)
-            answered(OutcomeUnknown(f"the connection to leader {peer} was lost before it answered; the command may yet take effect"))
+            answered(
+                OutcomeUnknown(
+                    f"the connection to leader {peer} was lost before it answered; the command may yet take effect"
+                )
+            )
 
 
 def error_of(reply: ForwardReply) -> RaftCoreError | None:

@@ -1,8 +1,9 @@
 """Whose a data directory is. It belongs to one node of one cluster, and to one process at a time.
 
-``identity.json`` holds ``{"format": 1, "cluster": …, "node": …, "incarnation": …}`` and is written once, before anything else.
-The *incarnation* is a random name of this disk. The cluster remembers the first one that a member showed, so a member that comes
-back with an empty disk, having forgotten its vote and its acknowledgements, is refused instead of being believed.
+``identity.json`` holds ``{"format": 1, "cluster": …, "node": …, "incarnation": …}`` and is written once,
+before anything else. The *incarnation* is a random name of this disk. The cluster remembers the first one
+that a member showed, so a member that comes back with an empty disk, having forgotten its vote and its
+acknowledgements, is refused instead of being believed.
 """
 
 from __future__ import annotations
@@ -37,20 +38,23 @@ class DataDirectory:
         self._lock: int | None = None
 
     def open(self, cluster: str, node: str, rng: random.Random) -> Identity:
-        """Create or enter the directory. Raises `ConfigError` (can't be written), `StorageInUse`, `IdentityError`, `CorruptData`."""
+        """Create or enter the directory. Raises `ConfigError` (can't be written), `StorageInUse`,
+        `IdentityError`, `CorruptData`."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise ConfigError(
-                f"node.data_dir: {self.path} can't be written: {error.strerror}; choose another directory or change its rights"
+                f"node.data_dir: {self.path} can't be written: {error.strerror}; choose another directory or "
+                "change its rights"
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self.close()
             raise StorageInUse(
-                f"data directory {self.path} is in use by another process; stop it, or give this node a directory of its own"
+                f"data directory {self.path} is in use by another process; stop it, or give this node a "
+                "directory of its own"
             ) from None
         try:
             return self._identify(cluster, node, rng)
@@ -74,7 +78,8 @@ class DataDirectory:
             identity = msgspec.json.decode(file.read_bytes(), type=Identity)
         except msgspec.MsgspecError as error:
             raise CorruptData(
-                f"{file}: {error}; restore this file from a backup, or remove this member from the cluster and add it anew "
+                f"{file}: {error}; restore this file from a backup, or remove this member from the cluster "
+                "and add it anew "
                 "with an empty directory"
             ) from None
         if identity.cluster != cluster:
@@ -84,7 +89,8 @@ class DataDirectory:
             )
         if identity.node != node:
             raise IdentityError(
-                f"data directory {self.path} belongs to node {identity.node!r}, not to {node!r}; correct node.id or node.data_dir"
+                f"data directory {self.path} belongs to node {identity.node!r}, not to {node!r}; correct "
+                "node.id or node.data_dir"
             )
         return identity
 

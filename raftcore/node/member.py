@@ -1,8 +1,9 @@
 """The loop: everything that arrived goes into the engine in one turn, and what comes out is carried out.
 
-A turn never waits for network, disk or plugin. Writes to the log go one at a time; what is decided while one is under way becomes one
-write too, so a slow disk makes batches larger, not queues longer. Time is `loop.time()` and `call_at`, chance is the `rng` that was handed
-in, so all of this runs unchanged on a simulated loop.
+A turn never waits for network, disk or plugin. Writes to the log go one at a time; what is decided while one
+is under way becomes one write too, so a slow disk makes batches larger, not queues longer. Time is
+`loop.time()` and `call_at`, chance is the `rng` that was handed in, so all of this runs unchanged on a
+simulated loop.
 """
 
 from __future__ import annotations
@@ -196,11 +197,13 @@ class Member:
                 raise TypeError(f"a payload must be bytes, not {type(payload).__name__}; encode it first")
             if len(payload) > self._max_payload:
                 raise PayloadTooLarge(
-                    f"a payload of {len(payload)} bytes is over limits.max_payload_bytes ({self._max_payload}); split it, or "
+                    f"a payload of {len(payload)} bytes is over limits.max_payload_bytes "
+                    f"({self._max_payload}); split it, or "
                     "raise the limit on every member"
                 )
         raise Overloaded(
-            f"{self.proposals.count} proposals ({self.proposals.bytes} bytes) wait already and {len(payloads)} ({size} bytes) "
+            f"{self.proposals.count} proposals ({self.proposals.bytes} bytes) wait already and "
+            f"{len(payloads)} ({size} bytes) "
             f"more do not fit (limits.max_pending_proposals is {self._max_pending}, limits.max_pending_bytes "
             f"{self._max_pending_bytes}); try again when some are answered"
         )
@@ -235,7 +238,8 @@ class Member:
         mine = self.hello
         if hello.cluster != mine.cluster:
             raise PeerRefused(
-                f"node {hello.node!r} belongs to cluster {hello.cluster!r}, this node ({mine.node}) to {mine.cluster!r}; "
+                f"node {hello.node!r} belongs to cluster {hello.cluster!r}, this node ({mine.node}) to "
+                f"{mine.cluster!r}; "
                 "correct the address or cluster.name"
             )
         if hello.node == mine.node:
@@ -244,14 +248,17 @@ class Member:
             )
         if hello.versions[0] > mine.versions[1] or hello.versions[1] < mine.versions[0]:
             raise PeerRefused(
-                f"node {hello.node!r} speaks versions {hello.versions[0]}..{hello.versions[1]} of the protocol, this node "
+                f"node {hello.node!r} speaks versions {hello.versions[0]}..{hello.versions[1]} of the "
+                "protocol, this node "
                 f"({mine.node}) {mine.versions[0]}..{mine.versions[1]}; upgrade the older one"
             )
         known = self.engine.membership.nodes.get(hello.node)
         if known is not None and known.incarnation and known.incarnation != hello.incarnation:
             raise PeerRefused(
-                f"node {hello.node!r} has come back with another disk (incarnation {hello.incarnation}, the cluster knows "
-                f"{known.incarnation}): it has forgotten what it promised; remove it from the cluster and add it anew"
+                f"node {hello.node!r} has come back with another disk (incarnation {hello.incarnation}, the "
+                "cluster knows "
+                f"{known.incarnation}): it has forgotten what it promised; remove it from the cluster and add "
+                "it anew"
             )
         if self._incarnations.get(hello.node) != hello.incarnation:
             self._incarnations[hello.node] = hello.incarnation
@@ -462,10 +469,13 @@ class Member:
         """End batches that have waited too long; what is known of each decides how."""
         seconds, proposals = self.limits.proposal_timeout_ms / 1000, self.proposals
         while proposals.held and proposals.held[0].deadline <= now:
-            message = f"node {self.hello.node}: no leader took the proposal within {seconds:g} s (limits.proposal_timeout_ms)"
+            message = (
+                f"node {self.hello.node}: no leader took the proposal within {seconds:g} s (limits.proposal_timeout_ms)"
+            )
             proposals.fail(proposals.held.popleft(), NotAppended(f"{message}; it was not appended: try again"))
         unknown = OutcomeUnknown(
-            f"node {self.hello.node}: no answer within {seconds:g} s (limits.proposal_timeout_ms); the proposal may yet be "
+            f"node {self.hello.node}: no answer within {seconds:g} s (limits.proposal_timeout_ms); the "
+            "proposal may yet be "
             "committed: send it again only if it may happen twice"
         )
         # A batch in the log keeps its place, so that answers still find theirs; who waited has been told.
@@ -529,7 +539,8 @@ class Member:
         if event.role is not engine_output.Role.LEADER and self.proposals.appended:
             self.proposals.fail_appended(
                 OutcomeUnknown(
-                    f"node {self.hello.node} lost leadership before the proposal was committed; the next leader may yet commit it: "
+                    f"node {self.hello.node} lost leadership before the proposal was committed; the next "
+                    "leader may yet commit it: "
                     "send it again only if it may happen twice"
                 )
             )
@@ -638,7 +649,8 @@ class Member:
         name, proposals = self.hello.node, self.proposals
         while proposals.held:
             proposals.fail(
-                proposals.held.popleft(), NotAppended(f"node {name} stopped before the proposal was appended: ask another member")
+                proposals.held.popleft(),
+                NotAppended(f"node {name} stopped before the proposal was appended: ask another member"),
             )
         unknown = OutcomeUnknown(f"node {name} stopped; the proposal may be committed by the others, now or later")
         proposals.fail_appended(unknown)

@@ -34,11 +34,14 @@ T = TypeVar("T")
 
 
 class Node:
-    """One member of a cluster: ``async with Node(...) as node``. Everything runs on the event loop that it is started on.
+    """One member of a cluster: ``async with Node(...) as node``. Everything runs on the event loop that it is
+    started on.
 
-    `data_dir` is where the node keeps whose disk this is; without it (everything in memory) it is a new member at each start.
-    `address` is where other members reach it. `members` (id → address) are those that the cluster begins with: a node that is one of
-    them and has never been part of a cluster bootstraps itself at its start; afterwards they mean nothing. `rng` decides election timeouts; give a seeded one for a repeatable run.
+    `data_dir` is where the node keeps whose disk this is; without it (everything in memory) it is a new
+    member at each start. `address` is where other members reach it. `members` (id → address) are those that
+    the cluster begins with: a node that is one of them and has never been part of a cluster bootstraps itself
+    at its start; afterwards they mean nothing. `rng` decides election timeouts; give a seeded one for a
+    repeatable run.
     """
 
     def __init__(
@@ -134,10 +137,11 @@ class Node:
         member.wake()
 
     async def close(self, *, transfer: bool = True) -> None:
-        """Hand leadership over if this node has it (unless told not to), finish the write under way, and let go of everything.
+        """Hand leadership over if this node has it (unless told not to), finish the write under way, and let
+        go of everything.
 
-        In this order: leadership, new commands refused and all that waits resolved, tasks, transport, log, state machine,
-        snapshots, data directory. Calling it again does nothing.
+        In this order: leadership, new commands refused and all that waits resolved, tasks, transport, log,
+        state machine, snapshots, data directory. Calling it again does nothing.
         """
         member = self._member
         if self._closed:
@@ -199,10 +203,12 @@ class Node:
     # -- writing and reading ------------------------------------------------------------------------------------------
 
     async def bootstrap(self, members: Mapping[NodeId, str]) -> None:
-        """Begin a cluster with these voters (id → address). Every one of them does so, each with the same members; on a node
-        that has been part of a cluster before it raises `MembershipRefused`."""
+        """Begin a cluster with these voters (id → address). Every one of them does so, each with the same
+        members; on a node that has been part of a cluster before it raises `MembershipRefused`."""
         if self.id not in members:
-            raise MembershipRefused(f"node {self.id!r} is not among the members {sorted(members)} that it is to begin with")
+            raise MembershipRefused(
+                f"node {self.id!r} is not among the members {sorted(members)} that it is to begin with"
+            )
         nodes = {node: NodeInfo(members[node]) for node in sorted(members)}
         first = Membership((tuple(nodes),), (), nodes)
         self.member.engine.bootstrap(first)
@@ -217,23 +223,23 @@ class Node:
     def propose(self, payload: bytes) -> asyncio.Future[bytes | None]:
         """Have one command committed and applied; awaiting it gives the state machine's answer.
 
-        Works on any member: a follower passes it to the leader. Raises `Overloaded`, `PayloadTooLarge` or `NodeStopped` at once;
-        awaiting it raises `NotAppended` (it did not happen: try again) or `OutcomeUnknown` (it may have, or may yet).
-        Cancelling the wait does not take the command back.
+        Works on any member: a follower passes it to the leader. Raises `Overloaded`, `PayloadTooLarge` or
+        `NodeStopped` at once; awaiting it raises `NotAppended` (it did not happen: try again) or
+        `OutcomeUnknown` (it may have, or may yet). Cancelling the wait does not take the command back.
         """
         member = self._member
         return member.propose(payload) if member is not None else self.member.propose(payload)
 
     def propose_many(self, payloads: Sequence[bytes]) -> asyncio.Future[list[bytes | None]]:
-        """As `propose`, for several commands that enter the log together, in order, and share one outcome (they are not atomic:
-        other commands may come between them, and the state machine answers each)."""
+        """As `propose`, for several commands that enter the log together, in order, and share one outcome
+        (they are not atomic: other commands may come between them, and the state machine answers each)."""
         return self.member.propose_many(payloads)
 
     async def read(self, consistency: Consistency = "linearizable") -> int:
         """Make sure that this node's state is fresh enough to be read; the index up to which it is applied.
 
-        What is read from the state machine right after it, without another `await` between, has that consistency. Raises
-        `ReadUnavailable`, `Overloaded`, `NodeStopped`.
+        What is read from the state machine right after it, without another `await` between, has that
+        consistency. Raises `ReadUnavailable`, `Overloaded`, `NodeStopped`.
         """
         if consistency == "stale":
             return self.member.applier.applied.index
@@ -252,7 +258,8 @@ class Node:
         return status_of(self.member, self.cluster)
 
     async def watch(self) -> AsyncIterator[Status]:
-        """The status now and after every change, until the node stops. Changes in quick succession may be seen as one."""
+        """The status now and after every change, until the node stops. Changes in quick succession may be
+        seen as one."""
         while not self.member.stopped:
             status = self.status()
             yield status
@@ -271,7 +278,8 @@ class Node:
         except TimeoutError:
             status = self.status()
             raise WaitTimeout(
-                f"node {self.id}: {what} did not come true within {timeout:g} s; it is {status.role} of term {status.term}, leader "
+                f"node {self.id}: {what} did not come true within {timeout:g} s; it is {status.role} of term "
+                f"{status.term}, leader "
                 f"{status.leader}, commit {status.commit}, applied {status.applied}"
             ) from None
         return self.status()
@@ -286,14 +294,17 @@ class Node:
         membership = self.member.engine.membership
         known = membership.nodes.get(id)
         if known is not None:
-            raise MembershipRefused(f"node {id!r} is a member already, at {known.address}; remove it first to give it another place")
+            raise MembershipRefused(
+                f"node {id!r} is a member already, at {known.address}; remove it first to give it another place"
+            )
         learners = [*membership.learners, id]
         await self.member.commands.change(Change(None, learners, {id: NodeInfo(address)}))
         if wait:
             await self.caught_up(id)
 
     async def caught_up(self, id: NodeId, timeout: float = 60.0) -> None:
-        """Wait until member `id` holds what is committed now. Only the leader can tell; elsewhere it returns at once."""
+        """Wait until member `id` holds what is committed now. Only the leader can tell; elsewhere it returns
+        at once."""
         goal = self.member.engine.commit
 
         def has_caught_up(status: Status) -> bool:
@@ -304,14 +315,16 @@ class Node:
     async def change_membership(self, voters: Iterable[NodeId], learners: Iterable[NodeId] | None = None) -> None:
         """Make these the voters, through joint consensus; returns when it is committed.
 
-        Every voter must be a member already (add it as a learner first). Voters that are left out leave the cluster, unless
-        `learners` names them; without `learners`, those who are learners stay so. Raises `MembershipRefused`, `OutcomeUnknown`.
+        Every voter must be a member already (add it as a learner first). Voters that are left out leave the
+        cluster, unless `learners` names them; without `learners`, those who are learners stay so. Raises
+        `MembershipRefused`, `OutcomeUnknown`.
         """
         wanted = None if learners is None else list(learners)
         await self.member.commands.change(Change(list(voters), wanted, {}))
 
     async def transfer_leadership(self, target: NodeId | None = None) -> None:
-        """Hand leadership to `target`, or to the voter whose log is furthest. Raises `MembershipRefused`, `WaitTimeout`."""
+        """Hand leadership to `target`, or to the voter whose log is furthest. Raises `MembershipRefused`,
+        `WaitTimeout`."""
         await self.member.commands.transfer(Handover(target))
 
 

@@ -1,7 +1,8 @@
 """Proposals that wait for an answer. Those of one turn travel as one batch, and are answered in one pass.
 
-A batch is in exactly one place: *held* (nobody leads), *appended* (in this leader's log), or *forwarded* (sent to the leader).
-Which place it is in when it fails decides the outcome: a held one was never appended; of the others nobody knows.
+A batch is in exactly one place: *held* (nobody leads), *appended* (in this leader's log), or *forwarded*
+(sent to the leader). Which place it is in when it fails decides the outcome: a held one was never appended;
+of the others nobody knows.
 """
 
 from __future__ import annotations

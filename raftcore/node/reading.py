@@ -1,7 +1,7 @@
 """Reads that wait: to be confirmed by the leader, and then for this node to have applied far enough.
 
-Reads of one turn are one group and share one confirmation. A group is *held* while nobody leads, *asked* while the engine or the
-leader confirms it, and *confirmed* until the state machine has reached its index.
+Reads of one turn are one group and share one confirmation. A group is *held* while nobody leads, *asked*
+while the engine or the leader confirms it, and *confirmed* until the state machine has reached its index.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from raftcore.types import NodeId
 
 Consistency = Literal["linearizable", "lease", "stale"]
-"""linearizable: confirmed by a quorum after the read began. lease: by the leader's lease, if it holds (needs clocks whose speeds differ
-little), else by a quorum. stale: whatever this node has applied."""
+"""linearizable: confirmed by a quorum after the read began. lease: by the leader's lease, if it holds (needs
+clocks whose speeds differ little), else by a quorum. stale: whatever this node has applied."""
 
 
 class Group:
-    """Reads that share a confirmation. `reply` instead of futures: another member asked, and only wants the index. `asked`: the
-    leader that it was sent to."""
+    """Reads that share a confirmation. `reply` instead of futures: another member asked, and only wants the
+    index. `asked`: the leader that it was sent to."""
 
     __slots__ = ("asked", "deadline", "futures", "lease", "reply")
 
@@ -79,7 +79,8 @@ class Reading:
         """A read of this node's: the index that it may be served at, once that is applied. Raises `Overloaded`."""
         if self.count >= self._limit:
             raise Overloaded(
-                f"{self.count} reads wait already (limits.max_pending_reads is {self._limit}); try again when some are answered"
+                f"{self.count} reads wait already (limits.max_pending_reads is {self._limit}); try again when "
+                "some are answered"
             )
         group = self.new.get(lease)
         if group is None:
@@ -114,11 +115,11 @@ class Reading:
             engine.read(self._next_id, lease=group.lease, now=now)
         elif leader is not None and leader not in self._no_use and group.reply is None:
             self._next_id += 1
-            id = self._next_id
+            number = self._next_id
             group.asked = leader
-            self._asked[id] = group
+            self._asked[number] = group
             request = msgspec.msgpack.encode(ReadRequest(group.lease))
-            self._forwarding.send(leader, READ, [request], lambda reply: self._forwarded(id, reply))
+            self._forwarding.send(leader, READ, [request], lambda reply: self._forwarded(number, reply))
         else:
             self.held.append(group)
 
@@ -135,27 +136,29 @@ class Reading:
 
     def confirmed(self, ids: list[int], index: int) -> None:
         """The engine has confirmed these."""
-        for id in ids:
-            group = self._asked.pop(id, None)
+        for number in ids:
+            group = self._asked.pop(number, None)
             if group is not None:
                 self._confirm(group, index)
 
     def refused(self, ids: list[int]) -> None:
         """This node leads no more: ask whoever does."""
-        for id in ids:
-            group = self._asked.pop(id, None)
+        for number in ids:
+            group = self._asked.pop(number, None)
             if group is None:
                 continue
             if group.reply is not None:
-                group.fail(ReadUnavailable(f"node {self._engine.node} stopped leading before it could confirm the read"))
+                group.fail(
+                    ReadUnavailable(f"node {self._engine.node} stopped leading before it could confirm the read")
+                )
             else:
                 self.held.append(group)
 
     def leader_changed(self, leader: NodeId) -> None:
         """Somebody else leads: what was sent to the last one is asked again (a read may be asked twice)."""
-        for id, group in list(self._asked.items()):
+        for number, group in list(self._asked.items()):
             if group.asked not in (None, leader):
-                del self._asked[id]
+                del self._asked[number]
                 group.asked = None
                 self.held.append(group)
 
@@ -194,7 +197,8 @@ class Reading:
         self._end(
             lambda group: group.deadline <= now,
             ReadUnavailable(
-                f"node {self._engine.node}: no confirmation within {self._timeout:g} s (limits.read_timeout_ms); there may be no "
+                f"node {self._engine.node}: no confirmation within {self._timeout:g} s "
+                "(limits.read_timeout_ms); there may be no "
                 "leader with a quorum; a read with consistency 'stale' needs none"
             ),
         )

@@ -4,7 +4,8 @@ Order
 1. The state machine comes to at least the newest readable snapshot (a volatile one starts there).
 2. The log must begin at or before the end of the state; a gap between them is lost data.
 3. The whole log is read once: no holes, checksums right, leaders never decreasing.
-4. A log that ends before the newest snapshot, or holds another entry where it ends, gives way to it: the snapshot is committed.
+4. A log that ends before the newest snapshot, or holds another entry where it ends, gives way to it: the
+snapshot is committed.
 5. The state machine must not be ahead of the log, nor disagree with it about an entry.
 6. Everything that a snapshot covers, that was applied, or that the store's hint says, is committed.
 """
@@ -75,13 +76,16 @@ class _Scan:
     def add(self, run: Entries) -> None:
         if run.first_index != self.end.index + 1:
             raise CorruptData(
-                f"log store: entry {self.end.index + 1} is missing, the next one is {run.first_index}; restore the store from a "
+                f"log store: entry {self.end.index + 1} is missing, the next one is {run.first_index}; "
+                "restore the store from a "
                 "backup, or remove this member and add it anew with an empty directory"
             )
         if run.leader < self.end.leader:
             raise CorruptData(
-                f"log store: entry {run.first_index} is of {run.leader}, behind an entry of {self.end.leader}; entries of "
-                "different logs are mixed; restore the store from a backup, or remove this member and add it anew"
+                f"log store: entry {run.first_index} is of {run.leader}, behind an entry of "
+                f"{self.end.leader}; entries of "
+                "different logs are mixed; restore the store from a backup, or remove this member and add it "
+                "anew"
             )
         if not self.leaders or run.leader != self.end.leader:
             self.leaders.append((run.first_index, run.leader))
@@ -104,7 +108,8 @@ async def recover(
     sink_worker: Worker,
     cache_bytes: int,
 ) -> Recovered:
-    """Open all three and bring them to one state. Raises `StorageError`, mostly `CorruptData`, naming what contradicts what."""
+    """Open all three and bring them to one state. Raises `StorageError`, mostly `CorruptData`, naming what
+    contradicts what."""
     state = await store_worker.run(store.open)
     await sink_worker.run(sink.start)
     snapshots = await sink_worker.run(sink.list)
@@ -114,18 +119,23 @@ async def recover(
         applied = await machine_worker.run(_restore_newest, machine, sink, snapshots, state.purged.index, applied)
     if state.purged.index > applied.index:
         raise CorruptData(
-            f"the log begins behind entry {state.purged.index}, but the state ends at {applied.index} and no snapshot covers what "
-            "is between; restore the snapshots from a backup, or remove this member and add it anew with an empty directory"
+            f"the log begins behind entry {state.purged.index}, but the state ends at {applied.index} and no "
+            "snapshot covers what "
+            "is between; restore the snapshots from a backup, or remove this member and add it anew with an "
+            "empty directory"
         )
     if state.purged.index and not snapshots:
         raise CorruptData(
-            f"the log begins behind entry {state.purged.index}, but there is no snapshot; it held who the members are: restore the "
+            f"the log begins behind entry {state.purged.index}, but there is no snapshot; it held who the "
+            "members are: restore the "
             "snapshots from a backup, or remove this member and add it anew with an empty directory"
         )
     scan = await _scan(store, store_worker, state, cache_bytes)
     newest = snapshots[0].last if snapshots else NO_LOG
     if newest.index > state.purged.index and _id_at(scan, state.purged, newest.index) != newest:
-        logger.info("the log (%d..%d) gives way to the snapshot at %d", state.purged.index + 1, scan.end.index, newest.index)
+        logger.info(
+            "the log (%d..%d) gives way to the snapshot at %d", state.purged.index + 1, scan.end.index, newest.index
+        )
         await store_worker.run(store.write, WriteBatch(reset=newest, committed=newest.index))
         state, scan = LogState(state.vote, newest, newest, newest.index), _Scan(newest, cache_bytes)
     _agree(applied, state, scan)
@@ -164,7 +174,8 @@ def _restore_newest(
 
 
 def verified(meta: SnapshotMeta, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The chunks, the last of which is handed over only when size and digest of the whole are right. Raises `CorruptData`."""
+    """The chunks, the last of which is handed over only when size and digest of the whole are right. Raises
+    `CorruptData`."""
     import hashlib
 
     digest, size, held = hashlib.sha256(), 0, b""
@@ -176,7 +187,8 @@ def verified(meta: SnapshotMeta, chunks: Iterator[bytes]) -> Iterator[bytes]:
         held = chunk
     if size != meta.size or digest.hexdigest() != meta.digest:
         raise CorruptData(
-            f"snapshot {meta.id}: {size} bytes with SHA-256 {digest.hexdigest()[:12]}…, its manifest says {meta.size} bytes with "
+            f"snapshot {meta.id}: {size} bytes with SHA-256 {digest.hexdigest()[:12]}…, its manifest says "
+            f"{meta.size} bytes with "
             f"{meta.digest[:12]}…; delete it so that an older one, or the leader's, is used"
         )
     if held:
@@ -188,7 +200,9 @@ async def _scan(store: LogStore, worker: Worker, state: LogState, cache_bytes: i
     while scan.end.index < state.last.index:
         runs = await worker.run(store.read, scan.end.index + 1, state.last.index + 1, SCAN_BYTES)
         if not runs:
-            raise CorruptData(f"log store: it ends at {scan.end.index} when read, but says that it ends at {state.last.index}")
+            raise CorruptData(
+                f"log store: it ends at {scan.end.index} when read, but says that it ends at {state.last.index}"
+            )
         for run in runs:
             scan.add(run)
         if scan.end.index - reported >= PROGRESS_EVERY:
@@ -211,12 +225,15 @@ def _agree(applied: LogId, state: LogState, scan: _Scan) -> None:
     """The state machine against the log."""
     if applied.index > scan.end.index:
         raise CorruptData(
-            f"the state machine has applied entry {applied.index}, but the log ends at {scan.end.index}: the log has lost "
-            "entries that were acknowledged; restore the log from a backup, or remove this member and add it anew"
+            f"the state machine has applied entry {applied.index}, but the log ends at {scan.end.index}: the "
+            "log has lost "
+            "entries that were acknowledged; restore the log from a backup, or remove this member and add it "
+            "anew"
         )
     held = _id_at(scan, state.purged, applied.index) if applied.index >= state.purged.index else None
     if held is not None and held != applied and applied.index:
         raise CorruptData(
-            f"the state machine has applied entry {applied.index} of {applied.leader}, but the log holds one of {held.leader} "
+            f"the state machine has applied entry {applied.index} of {applied.leader}, but the log holds one "
+            f"of {held.leader} "
             "there; the two are not of the same node; correct the paths, or remove this member and add it anew"
         )

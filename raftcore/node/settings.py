@@ -27,7 +27,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Reads of this node's callers that wait to be confirmed; one more is refused as `Overloaded`."""
 
     proposal_timeout_ms: Positive = 10_000
-    """A proposal that has no answer by then ends as `OutcomeUnknown`, or as `NotAppended` when it never left the queue."""
+    """A proposal that has no answer by then ends as `OutcomeUnknown`, or as `NotAppended` when it never left
+    the queue."""
 
     read_timeout_ms: Positive = 5_000
     """A read that can't be confirmed by then ends as `ReadUnavailable`."""

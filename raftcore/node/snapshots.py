@@ -1,7 +1,9 @@
-"""The snapshot worker: builds snapshots while applies go on, prunes, purges the log, sends to and receives from other members.
+"""The snapshot worker: builds snapshots while applies go on, prunes, purges the log, sends to and receives
+from other members.
 
-A build takes its view between two applies and writes it chunk by chunk in a thread. A transfer goes one chunk at a time, each answered
-with the offset that the follower wants next, so that a lost message is sent again and a lost connection resumes where it was.
+A build takes its view between two applies and writes it chunk by chunk in a thread. A transfer goes one chunk
+at a time, each answered with the offset that the follower wants next, so that a lost message is sent again
+and a lost connection resumes where it was.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ class Incoming:
         if self.offset != self.meta.size or self.digest.hexdigest() != self.meta.digest:
             self.writer.abort()
             raise CorruptData(
-                f"snapshot {self.meta.id} arrived with {self.offset} bytes and SHA-256 {self.digest.hexdigest()[:12]}…, "
+                f"snapshot {self.meta.id} arrived with {self.offset} bytes and SHA-256 "
+                f"{self.digest.hexdigest()[:12]}…, "
                 f"sent were {self.meta.size} bytes with {self.meta.digest[:12]}…"
             )
         self.writer.commit(self.meta)
@@ -104,7 +107,8 @@ class Snapshots:
             self._begin_build()
 
     def trigger(self) -> asyncio.Future[SnapshotMeta]:
-        """Take a snapshot now; one that is being taken already does not count, since it may be older than what the caller saw."""
+        """Take a snapshot now; one that is being taken already does not count, since it may be older than
+        what the caller saw."""
         future = asyncio.get_running_loop().create_future()
         self._wanted_again.append(future)
         self._begin_build()
@@ -141,14 +145,16 @@ class Snapshots:
         self.known.insert(0, meta)
         self._engine.snapshot_saved(meta.last)
         seconds = asyncio.get_running_loop().time() - started
-        self._notify("snapshot_saved", {"id": meta.id, "index": meta.last.index, "bytes": meta.size, "seconds": seconds})
+        self._notify(
+            "snapshot_saved", {"id": meta.id, "index": meta.last.index, "bytes": meta.size, "seconds": seconds}
+        )
         return meta
 
     def _view(self) -> tuple[SnapshotMeta, Iterator[bytes]]:
         last, (membership_at, membership) = self._applier.applied, self._applier.membership
         # A node reaches each entry once, so this id never names two streams of bytes.
-        id = f"{last.index:020d}-{last.leader.term:010d}-{self._engine.node}"
-        return SnapshotMeta(id, last, membership, membership_at), self._applier.machine.snapshot()
+        name = f"{last.index:020d}-{last.leader.term:010d}-{self._engine.node}"
+        return SnapshotMeta(name, last, membership, membership_at), self._applier.machine.snapshot()
 
     async def _written(self, meta: SnapshotMeta, view: Iterator[bytes]) -> SnapshotMeta:
         writer = await self._worker.run(self._sink.begin, meta)
@@ -175,7 +181,8 @@ class Snapshots:
         return finished
 
     async def prune(self) -> None:
-        """Delete what is beyond `keep` and not being sent, and purge what of the log the newest snapshot makes needless."""
+        """Delete what is beyond `keep` and not being sent, and purge what of the log the newest snapshot
+        makes needless."""
         kept: list[SnapshotMeta] = []
         for position, meta in enumerate(list(self.known)):
             if position < self._policy.keep or self._pinned.get(meta.id):
@@ -325,7 +332,9 @@ class Snapshots:
         engine.installing = meta.id
         await self._applier.exclusive(lambda: self._restore(meta), long=True)
         engine.snapshot_installed(meta)
-        self._notify("snapshot_installed", {"id": meta.id, "index": meta.last.index, "bytes": meta.size, "from": sender})
+        self._notify(
+            "snapshot_installed", {"id": meta.id, "index": meta.last.index, "bytes": meta.size, "from": sender}
+        )
         await self.prune()
         return installed_reply(engine, meta, round)
 

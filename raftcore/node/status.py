@@ -26,8 +26,9 @@ class Status(msgspec.Struct, frozen=True):
     """A node at one moment. Indexes: 0 stands for "none yet".
 
     `durable` ≤ `last_index` is what this node's disk holds; `applied` ≤ `commit`; `purged` ≤ `snapshot` ≤ `applied`.
-    `voters` holds two lists while the configuration is joint. `peers` is filled on the leader only. `pending_*` count what
-    this node's callers wait for; `refused_messages` what peers sent that had no place here.
+    `voters` holds two lists while the configuration is joint. `peers` is filled on the leader only.
+    `pending_*` count what this node's callers wait for; `refused_messages` what peers sent that had no place
+    here.
     """
 
     node: NodeId

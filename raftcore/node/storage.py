@@ -1,4 +1,5 @@
-"""Calling blocking plugins: one thread each, one call at a time; plugins that never block are called where they stand."""
+"""Calling blocking plugins: one thread each, one call at a time; plugins that never block are called where
+they stand."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class Worker:
         return future
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Make the call and wait for it, also when the waiting task is cancelled: a plugin call is never left half-watched."""
+        """Make the call and wait for it, also when the waiting task is cancelled: a plugin call is never left
+        half-watched."""
         future = self.submit(call, *args, **kwargs)
         try:
             return await asyncio.shield(future)

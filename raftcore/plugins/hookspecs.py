@@ -1,4 +1,5 @@
-"""The hooks. Each is called once, when a registry is asked for the first backend of its kind; none runs while a node does.
+"""The hooks. Each is called once, when a registry is asked for the first backend of its kind; none runs while
+a node does.
 
 A plugin implements the hooks of the kinds that it provides, in a thin module named by an entry point in the group
 ``raftcore``, and imports its driver inside `Backend.build` only.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from raftcore.contracts import LogStore
-from raftcore.types import Entries, EntryKind, LeaderId
+from raftcore.contracts import LogStore, SnapshotSink
+from raftcore.types import NO_MEMBERSHIP, Entries, EntryKind, LeaderId, LogId, Membership, SnapshotMeta
+
+_LAST = LogId(LeaderId(1, "n1"), 7)
 
 
 def _run(first: int, *payloads: bytes, term: int = 1, node: str = "n1") -> Entries:
@@ -68,3 +71,27 @@ def flipped() -> Callable[[Path, int], None]:
             file.write(bytes([byte ^ 1 << offset % 8]))
 
     return flip
+
+
+@pytest.fixture
+def save() -> Callable[..., SnapshotMeta]:
+    """Save a snapshot: the sink, its id and its bytes; what `list` then shows of it."""
+
+    def save(
+        sink: SnapshotSink,
+        id: str,
+        data: bytes,
+        *,
+        last: LogId = _LAST,
+        membership: Membership = NO_MEMBERSHIP,
+        chunk: int = 65536,
+    ) -> SnapshotMeta:
+        writer = sink.begin(SnapshotMeta(id, last, membership, LogId(LeaderId(1, "n1"), 1)))
+        for at in range(0, len(data), chunk):
+            writer.write(data[at : at + chunk])
+        digest = hashlib.sha256(data).hexdigest()
+        meta = SnapshotMeta(id, last, membership, LogId(LeaderId(1, "n1"), 1), len(data), digest)
+        writer.commit(meta)
+        return meta
+
+    return save

@@ -295,7 +295,7 @@ def test_truncating_two_configurations_at_once_brings_back_the_one_before(solo, 
     entries = (appoint(2, 2, joint), run(2, 3), appoint(2, 4, later))
     member.receive("b", AppendEntries(vote(2), 1, at(1, 1), 1, entries))
 
-    assert (later, Role.LEARNER, 2) == (
+    assert (later, Role.FOLLOWER, 2) == (
         *(member.engine.membership, member.engine.role, member.engine.history.pending_index),
     )
 
@@ -397,6 +397,41 @@ def test_a_leader_alone_can_not_leave_to_nobody(cluster):
     net.elapse(8)
 
     assert (["b"], ("b",)) == (net.leaders(), net["b"].membership.all_voters)
+
+
+def test_who_is_out_stands_by_until_that_is_committed(cluster):
+    """The new set, b alone, lacks the entry that says so; a and c have it, and b needs one of their logs (thesis 4.2.2)."""
+    net = cluster("abc")
+    net.elect("a")
+    net.elapse(0.2)
+    net.drops = lambda sender, to, message: to == "b" and getattr(message, "last_index", 0) > 2
+    change(net, "a", "b")
+    assert [2, 3, 3] == [net[node].log.last.index for node in "bac"]
+    net.crash("a")
+    net.heal()
+    net.elapse(30)
+
+    assert (["b"], ("b",)) == (net.leaders(), net["b"].membership.all_voters)
+    assert NO_END == net["b"].history.pending_index
+
+
+def test_who_is_out_counts_neither_its_own_vote_nor_its_own_log(solo, membership, appoint, vote):
+    """When it has to campaign: the new set decides alone."""
+    member = solo(terms=[1], commit=1, pre_vote=False)
+    member.receive("b", AppendEntries(vote(1), 1, member.engine.log.last, 1, (appoint(1, 2, membership("b")),)))
+    member.elapse(3)
+
+    assert (Role.CANDIDATE, ["b"]) == (member.engine.role, [to for to, _ in member.take_sent(RequestVote)][:1])
+
+    asked = member.engine.candidacy.vote
+    member.receive("b", VoteReply(asked, asked, True))
+    member.drain()
+
+    assert (Role.LEADER, 1) == (member.engine.role, member.engine.commit)
+
+    acknowledge(member, "b")
+
+    assert (Role.LEARNER, 3) == (member.engine.role, member.engine.commit)
 
 
 def test_a_removed_follower_learns_that_it_is_out(cluster):
@@ -561,7 +596,8 @@ def test_two_leaders_never_go_on_from_different_uncommitted_changes(cluster, fir
 def test_an_order_to_campaign_to_who_is_out_means_nothing(solo, membership, appoint, vote):
     """A removed member and a learner can't be made leader by a leader that does not know it yet."""
     member = solo()
-    member.receive("b", AppendEntries(vote(1), 1, NO_LOG, 0, (appoint(1, 1, membership("bc", learners="a")),)))
+    member.receive("b", AppendEntries(vote(1), 1, NO_LOG, 1, (appoint(1, 1, membership("bc", learners="a")),)))
+    assert Role.LEARNER is member.engine.role
     member.take_sent()
     before = member.state()
     member.receive("b", TimeoutNow(vote(1), 5))

@@ -130,8 +130,8 @@ def test_a_misspelt_hook_is_an_error_of_its_plugin(install: Install, bare: Calla
 
     registry = bare()
 
-    (row,) = [row for row in registry.rows() if row.distribution == "a-misspelt"]
-    assert "failed" == row.status
+    (row,) = [row for row in registry.rows() if row.status == "failed"]
+    assert "a-misspelt" == row.distribution
     assert re.search(
         r"failed to load: unknown hook 'raftcore_log_store'; did you mean 'raftcore_log_stores'\?; the hooks are .*"
         r"raftcore_commands, raftcore_log_stores",

@@ -12,6 +12,7 @@ from raftcore import wire
 from raftcore.messages import Hello, SnapshotChunk
 from raftcore.types import NO_LOG, NO_MEMBERSHIP, NO_VOTE, NodeInfo, SnapshotMeta
 
+HELLO = Hello("test", "n9", "", "", wire.VERSIONS)
 STRANGER = (
     "does not speak raftcore's protocol; check that the address is a raftcore node's, and that tls is set at both"
 )
@@ -38,7 +39,7 @@ def warnings_of(caplog):
         random.Random(7).randbytes(5000),
         b"GET / HTTP/1.1\r\nHost: n1\r\n\r\n",
         b"\x00\x00\x10\x01",
-        b"\x00\x00\x00\x05wrong",
+        (8 + len(wire.encode(HELLO))).to_bytes(4, "big") + b"RAFTCORE" + wire.encode(HELLO),
         b"\x00\x00\x00\x0araftcore\xc1\xc1",
     ],
     ids=["random", "http", "one byte too long", "no magic", "no hello"],
@@ -340,7 +341,8 @@ def test_a_peer_that_does_not_read_fills_its_queue_and_no_more(run, network, raw
                 sent += 1
                 await asyncio.sleep(0)
             [connection] = transport._open
-            held = connection._queued
+            in_buffer = connection._transport.get_write_buffer_size()
+            held = in_buffer, in_buffer + connection._queued
             peer.writer.transport.resume_reading()
             taken = [len(await peer.read()) for _ in range(sent - transport.counters()["dropped"])]
             transport.send("n9", message(1))
@@ -350,10 +352,36 @@ def test_a_peer_that_does_not_read_fills_its_queue_and_no_more(run, network, raw
 
     held, taken, last, counters = run(main())
 
-    assert limit - 2 * size < held <= limit
+    in_buffer, all_in_all = held
+
+    assert in_buffer < limit / 2
+    assert limit - 2 * size < all_in_all <= limit
     assert {len(wire.encode(chunk(bytes(size))))} == set(taken)
     assert message(1) == last
     assert len(taken) + 1 == counters["sent"]
+
+
+def test_a_queue_that_was_full_takes_the_largest_message_again(run, network, raw_peer, message, eventually):
+    """Nothing of what a peer once did not take counts after it has taken it."""
+    limit = 8 * 1024 * 1024
+    large = chunk(bytes(limit - 1000))
+
+    async def main():
+        async with network() as net:
+            transport = await net.start("n1", max_frame_bytes=limit, max_queue_bytes=limit)
+            peer = await raw_peer.join(transport, "n9")
+            peer.writer.transport.pause_reading()
+            transport.send("n9", large)
+            transport.send("n9", large)
+            await asyncio.sleep(0)
+            peer.writer.transport.resume_reading()
+            first = wire.decode(await peer.read())
+            transport.send("n9", large)
+            second = wire.decode(await peer.read())
+            await peer.close()
+            return first == second == large, transport.counters()["dropped"]
+
+    assert (True, 1) == run(main())
 
 
 def test_connections_from_outside_are_limited(run, network, raw_peer, message):

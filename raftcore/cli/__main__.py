@@ -1,0 +1,5 @@
+"""``python -m raftcore.cli``."""
+
+from raftcore.cli import main
+
+main()
