@@ -42,11 +42,11 @@ _INSERT: Final = ["INSERT INTO runs VALUES " + ",".join(["(?,?,?,?,?)"] * n) for
 # Many runs as a single row. Fetching row by row takes the interpreter lock anew for each; beside a busy event loop that
 # held up the writes behind a read by half a millisecond a run.
 _READ: Final = """
-    SELECT group_concat(hex(data)) FROM runs WHERE last BETWEEN ?1 AND (
+    SELECT group_concat(hex(data)) FROM runs WHERE last BETWEEN ? AND (
         SELECT max(last) FROM (
             SELECT last, sum(length(data)) OVER (ORDER BY last) - length(data) AS before
-            FROM runs WHERE last >= ?1 ORDER BY last LIMIT ?2
-        ) WHERE before < ?3
+            FROM runs WHERE last >= ? ORDER BY last LIMIT ?
+        ) WHERE before < ?
     )
 """
 READ_RUNS: Final = 1024
@@ -204,7 +204,7 @@ class SqliteLog:
         """Read and check everything that is stored; the id of the last entry."""
         (finding,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if finding != "ok":
-            raise self._corrupt(finding)
+            raise self._corrupt(finding.splitlines()[-1])
         self._meta = meta = self._load_meta(connection)
         self._batch, self._committed, last = meta.batch, meta.committed, meta.purged
         rows = connection.execute("SELECT last, batch, committed, checksum, data FROM runs ORDER BY last")
@@ -254,7 +254,7 @@ class SqliteLog:
         following = start
         while following < min(stop, self._next):
             limits = min(READ_RUNS, stop - following), min(READ_BYTES, max(1, max_bytes))
-            ((rows,),) = connection.execute(_READ, (following, *limits)).fetchall()
+            ((rows,),) = connection.execute(_READ, (following, following, *limits)).fetchall()
             runs = [self._decode(bytes.fromhex(row), following) for row in (rows or "").split(",")]
             runs.sort(key=_first_index)  # SQLite promises no order inside `group_concat`
             for run in runs:

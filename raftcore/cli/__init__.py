@@ -1,4 +1,4 @@
-"""The command line: ``raftcore``, or ``python -m raftcore.cli``. Needs the extra ``cli``: ``pip install 'raftcore[cli]'``."""
+"""The command line, ``raftcore``. Needs the extra ``cli``: ``pip install 'raftcore[cli]'``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command that the process was started with, and exit: 0, 1 (it failed) or 2 (bad usage or configuration)."""
+    """Run the process's command, and exit: 0, 1 (it failed) or 2 (bad usage or configuration)."""
     if importlib.util.find_spec("click") is None:
         sys.stderr.write(
             "raftcore: the command line needs click, which is not installed: pip install 'raftcore[cli]'\n"

@@ -71,7 +71,7 @@ class Member:
             response = self._connection.getresponse()
             data = response.read(MAX_ANSWER_BYTES + 1)
         except (OSError, http.client.HTTPException) as error:
-            raise click.ClickException(f"{self.url}: no answer: {error or type(error).__name__}") from error
+            raise click.ClickException(f"{self.url}: no answer: {str(error) or type(error).__name__}") from error
         finally:
             self._connection.close()
         if len(data) > MAX_ANSWER_BYTES:

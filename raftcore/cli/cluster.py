@@ -80,7 +80,10 @@ def list_members(url: str, json: bool) -> None:
 @click.argument("address")
 @url_option
 def add(id: str, address: str, url: str) -> None:
-    """Add the node ID, which other members reach at ADDRESS (host:port), as a learner. Promote it when it has caught up."""
+    """Add the node ID, which others reach at ADDRESS (host:port), as a learner.
+
+    Promote it when `raftcore status` shows that it has caught up.
+    """
     _print(Member(url).ask("POST", "/members", content={"id": id, "address": address}).json())
 
 

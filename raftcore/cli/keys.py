@@ -18,15 +18,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 PAGE = 1000
 
-
-def _consistency(command: F) -> F:
-    return click.option(
-        "--consistency",
-        type=click.Choice(get_args(Consistency)),
-        default="linearizable",
-        show_default=True,
-        help="How fresh it must be: confirmed by a quorum, by the leader's lease, or whatever the member has.",
-    )(command)
+_consistency: Callable[[F], F] = click.option(
+    "--consistency",
+    type=click.Choice(get_args(Consistency)),
+    default="linearizable",
+    show_default=True,
+    help="How fresh it must be: confirmed by a quorum, by the leader's lease, or whatever the member has.",
+)
 
 
 @click.group()

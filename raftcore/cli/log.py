@@ -49,7 +49,9 @@ def dump(where: Path, start: int, limit: int | None, json: bool) -> None:
 @stored_argument
 @as_json
 def verify(where: Path, json: bool) -> None:
-    """Read the whole log in the data directory (or of the configuration) DIR_OR_FILE and check it. Exits with 1 on damage.
+    """Read and check the whole log in the data directory (or of the configuration) DIR_OR_FILE.
+
+    Exits with 1 on damage.
 
     These are the checks of a node's start: as there, an unfinished write at the end that was never acknowledged
     is dropped.
@@ -104,8 +106,8 @@ def _runs(store: LogStore, state: LogState, start: int) -> Iterator[Entries]:
 
 
 def _line(run: Entries, index: int, payload: bytes) -> str:
-    kind = run.kind.name.lower()
-    return f"{index:>10}  term {run.leader.term} by {run.leader.node}  {kind:<10}  {len(payload):>8} B  {_text(run, payload)}"
+    leader, kind = f"term {run.leader.term} by {run.leader.node}", run.kind.name.lower()
+    return f"{index:>10}  {leader}  {kind:<10}  {len(payload):>8} B  {_text(run, payload)}"
 
 
 def _text(run: Entries, payload: bytes) -> str:

@@ -65,7 +65,7 @@ def _opened(where: Path) -> Iterator[SnapshotSink]:
         if directory is None:
             sink.start()
         elif not directory.is_dir():
-            raise click.ClickException(f"{directory}: there is no such directory; the node has not kept a snapshot yet")
+            raise click.ClickException(f"{directory}: there is no such directory; the node has kept no snapshot yet")
         # A directory needs no start, which would remove half-written snapshots: looking changes nothing.
         try:
             yield sink
@@ -80,8 +80,8 @@ def _verify(sink: SnapshotSink, meta: SnapshotMeta) -> None:
         size += len(chunk)
     if (size, digest.hexdigest()) != (meta.size, meta.digest):
         raise CorruptData(
-            f"snapshot {meta.id}: {size} bytes with SHA-256 {digest.hexdigest()}, its manifest says {meta.size} bytes with "
-            f"{meta.digest}"
+            f"snapshot {meta.id}: {size} bytes with SHA-256 {digest.hexdigest()}, its manifest says {meta.size} "
+            f"bytes with {meta.digest}"
         )
 
 

@@ -40,7 +40,7 @@ class Stored:
 def stored(where: Path) -> Iterator[Stored]:
     """The data of the node whose directory `where` is, or which the configuration `where` describes.
 
-    The directory stays locked meanwhile. Raises `StorageInUse` while a node runs on it, and the errors of `Config.load`.
+    The directory stays locked meanwhile. Raises `StorageInUse` while a node runs on it, and what `Config.load` does.
     """
     if where.is_dir():
         identity = _identity(where)

@@ -14,7 +14,7 @@ import msgspec
 from raftcore import errors
 from raftcore.errors import NotAppended, OutcomeUnknown, RaftCoreError, ReadUnavailable
 from raftcore.messages import Forward, ForwardReply
-from raftcore.node.proposals import Batch
+from raftcore.node.batch import Batch
 from raftcore.types import NodeId, NodeInfo
 
 if TYPE_CHECKING:

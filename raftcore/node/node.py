@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -16,6 +17,7 @@ from raftcore.messages import Hello
 from raftcore.node.forwarding import Change, Handover
 from raftcore.node.identity import DataDirectory
 from raftcore.node.member import Member, Parts
+from raftcore.node.proposals import Proposals
 from raftcore.node.reading import Consistency
 from raftcore.node.recovery import recover
 from raftcore.node.settings import Limits, SnapshotPolicy
@@ -82,6 +84,7 @@ class Node:
             Worker(f"raftcore-snapshots-{id}", blocking=True, threads=2),
         )
         self._member: Member | None = None
+        self._proposals: Proposals | None = None
         self._closed = False
         self._stopped = asyncio.Event()
         self.trigger = Trigger(self)
@@ -99,7 +102,8 @@ class Node:
         incarnation = f"{self._rng.getrandbits(64):016x}"
         try:
             if self._directory is not None:
-                identity = self._directory.open(self.cluster, self.id, self._rng)
+                open_directory = self._directory.open
+                identity = await parts.sink_worker.run(open_directory, self.cluster, self.id, self._rng)
                 incarnation = identity.incarnation
             recovered = await recover(
                 parts.log_store,
@@ -124,9 +128,10 @@ class Node:
             hello = Hello(self.cluster, self.id, incarnation, self.address, VERSIONS)
             member = Member(hello, engine, parts, recovered, self.limits, self._policy)
             member.on_failure = self._stopped.set
-            self._member = member
+            self._member, self._proposals = member, member.proposals
             await parts.transport.start(member)
         except BaseException:
+            self._closed = True
             await self._release()
             raise
         if self.is_pristine and self.id in self._members:
@@ -150,8 +155,6 @@ class Node:
         if member is not None:
             if transfer and not member.stopped:
                 await self._hand_over(member)
-            member.stop()
-            await member.end_tasks()
         await self._release()
         self._stopped.set()
 
@@ -166,17 +169,22 @@ class Node:
             logger.warning("node %s: leadership was not handed over before closing: %s", self.id, error)
 
     async def _release(self) -> None:
+        """Let go of everything, in the order of `close`; what fails on the way keeps nothing else open."""
         parts = self._parts
-        if self._member is not None:
-            self._member.stop()
-        await parts.transport.stop()
-        await parts.store_worker.run(parts.log_store.close)
-        await parts.machine_worker.run(parts.state_machine.close)
-        await parts.sink_worker.run(parts.sink.close)
-        for worker in (parts.store_worker, parts.machine_worker, parts.sink_worker):
-            worker.close()
-        if self._directory is not None:
-            self._directory.close()
+        async with AsyncExitStack() as stack:
+            if self._directory is not None:
+                stack.callback(self._directory.close)
+            for worker, close in (
+                (parts.sink_worker, parts.sink.close),
+                (parts.machine_worker, parts.state_machine.close),
+                (parts.store_worker, parts.log_store.close),
+            ):
+                stack.callback(worker.close)
+                stack.push_async_callback(worker.run, close)
+            stack.push_async_callback(parts.transport.stop)
+            if self._member is not None:
+                self._member.stop()
+                await self._member.end_tasks()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -227,13 +235,12 @@ class Node:
         `NodeStopped` at once; awaiting it raises `NotAppended` (it did not happen: try again) or
         `OutcomeUnknown` (it may have, or may yet). Cancelling the wait does not take the command back.
         """
-        member = self._member
-        return member.propose(payload) if member is not None else self.member.propose(payload)
+        return (self._proposals or self.member.proposals).propose(payload)
 
     def propose_many(self, payloads: Sequence[bytes]) -> asyncio.Future[list[bytes | None]]:
         """As `propose`, for several commands that enter the log together, in order, and share one outcome
         (they are not atomic: other commands may come between them, and the state machine answers each)."""
-        return self.member.propose_many(payloads)
+        return self.member.proposals.propose_many(payloads)
 
     async def read(self, consistency: Consistency = "linearizable") -> int:
         """Make sure that this node's state is fresh enough to be read; the index up to which it is applied.
@@ -379,4 +386,4 @@ class Runtime:
 
     def forwarding(self, on: bool) -> None:
         """Whether a follower passes proposals to the leader; without, they end as `NotLeader`."""
-        self._node.member.forwards = on
+        self._node.member.proposals.forwards = on

@@ -57,6 +57,7 @@ class Reading:
         limit: int,
         applied: Callable[[], int],
         no_use: set[NodeId],
+        arm: Callable[[float], None],
     ) -> None:
         self._engine = engine
         self._forwarding = forwarding
@@ -64,16 +65,13 @@ class Reading:
         self._limit = limit
         self._applied = applied
         self._no_use = no_use
+        self._arm = arm
         self._next_id = 0
         self.new: dict[bool, Group] = {}
         self.held: list[Group] = []
         self._asked: dict[int, Group] = {}
         self._confirmed: list[tuple[int, Group]] = []
         self.count = 0
-
-    def timeout_at(self, now: float) -> float:
-        """When a read that begins now runs out of time."""
-        return now + self._timeout
 
     def add(self, lease: bool, now: float) -> asyncio.Future[int]:
         """A read of this node's: the index that it may be served at, once that is applied. Raises `Overloaded`."""
@@ -85,6 +83,7 @@ class Reading:
         group = self.new.get(lease)
         if group is None:
             group = self.new[lease] = Group(lease, now + self._timeout)
+            self._arm(group.deadline)
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         group.futures.append(future)
         self.count += 1
@@ -96,7 +95,9 @@ class Reading:
         if self._engine.leadership is None:
             reply.error(ReadUnavailable(f"node {self._engine.node} does not lead"))
         else:
-            self._ask(Group(lease, now + self._timeout, reply), now)
+            group = Group(lease, now + self._timeout, reply)
+            self._arm(group.deadline)
+            self._ask(group, now)
 
     def hand_over(self, now: float) -> None:
         """Ask for everything that waits: the engine when this node leads, the leader when one is known."""

@@ -30,7 +30,7 @@ class Worker:
         future: asyncio.Future[T] = loop.create_future()
         try:
             future.set_result(call(*args, **kwargs))
-        except Exception as error:  # handed to whoever awaits the future
+        except Exception as error:  # noqa: BLE001  # handed to whoever awaits the future
             future.set_exception(error)
         return future
 
@@ -47,4 +47,4 @@ class Worker:
     def close(self) -> None:
         """The thread ends when its last call is done."""
         if self._executor is not None:
-            self._executor.shutdown(wait=True)
+            self._executor.shutdown(wait=False)  # nobody waits here: this is the event loop

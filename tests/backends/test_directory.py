@@ -246,6 +246,10 @@ def test_a_full_disk_is_an_error_and_leaves_what_was_there(
         with pytest.raises(StorageError, match=r"t\.2\.tmp: can't write to it: .*; look at its permissions and"):
             writer.write(bytes(200_000))
         writer.abort()
+    writer = sink.begin(SnapshotMeta("t", NO_LOG, NO_MEMBERSHIP, NO_LOG))
+    with largest_file(100):
+        writer.write(bytes(1000))  # less than the file's buffer, which closing can't flush
+        writer.abort()
 
     assert [meta] == sink.list()
     assert ["s.data", "s.manifest"] == names(path)

@@ -142,6 +142,8 @@ def test_a_list_is_in_order_and_limited(machine: KeyValue, run: Runs) -> None:
     assert ["a", "b", "b1", "b10", "b2", "c"] == [key for key, _ in machine.list()]
     assert [] == machine.list("d")
     assert [] == machine.list("b", 0)
+    assert ["b10", "b2"] == [key for key, _ in machine.list("b", after="b1")]
+    assert ["a"] == [key for key, _ in machine.list(limit=1, after="")]
 
 
 def restored(chunks: Iterable[bytes]) -> KeyValue:

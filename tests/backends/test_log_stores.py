@@ -55,6 +55,15 @@ def test_a_truncation_inside_a_run_keeps_its_beginning(store: LogStore, run: Run
     assert [(1, 1, b"a"), (2, 1, b"b"), (3, 2, b"x")] == stored(store, 1, 10)
 
 
+def test_a_truncation_between_two_runs_leaves_the_first(store: LogStore, run: Runs, stored: Stored) -> None:
+    """The last id is that of the run that is left, leader included."""
+    store.write(WriteBatch(runs=[run(1, b"a", b"b"), run(3, b"c", term=2)]))
+    store.write(WriteBatch(truncate_from=3))
+
+    assert LogId(LeaderId(1, "n1"), 2) == reopened(store).last
+    assert [(1, 1, b"a"), (2, 1, b"b")] == stored(store, 1, 10)
+
+
 def test_a_truncation_past_the_end_changes_nothing(store: LogStore, run: Runs, stored: Stored) -> None:
     """The cut may lie behind the last entry."""
     store.write(WriteBatch(runs=[run(1, b"a")]))
@@ -143,8 +152,11 @@ def test_a_commit_hint_is_never_reported_greater_than_given(store: LogStore, run
     store.write(WriteBatch(runs=[run(1, b"a", b"b")], committed=1))
     store.write(WriteBatch(committed=2))
     store.write(WriteBatch(runs=[run(3, b"c")]))
+    with_entries = reopened(store).committed
+    store.write(WriteBatch(vote=Vote(LeaderId(2, "n1"), True), committed=3))
 
-    assert 2 == reopened(store).committed
+    assert 2 == with_entries
+    assert 3 == reopened(store).committed
 
 
 def test_a_run_that_does_not_follow_is_refused(store: LogStore, run: Runs, stored: Stored) -> None:

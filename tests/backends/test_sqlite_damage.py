@@ -10,10 +10,12 @@ import pytest
 
 from raftcore.backends import sqlite_log
 from raftcore.backends.sqlite_checks import Watermark
+from raftcore.backends.sqlite_format import row_checksum
 from raftcore.backends.sqlite_log import PAGE_BYTES, SqliteLog
 from raftcore.contracts import LogState, LogStore, WriteBatch
 from raftcore.errors import CorruptData, StorageError
 from raftcore.types import Entries, LeaderId, LogId, Vote
+from raftcore.wire import encode_run
 
 Runs = Callable[..., Entries]
 Stored = Callable[[LogStore, int, int], list[tuple[int, int, bytes]]]
@@ -215,6 +217,40 @@ def test_a_flipped_bit_in_the_database_is_an_error_or_changes_nothing(crashed: C
     assert errors > 50
 
 
+def test_damage_among_free_pages_does_not_spread(tmp_path: Path, run: Runs, stored: Stored, flipped: Flip) -> None:
+    """What is written later goes into pages that a purge freed: never into one that is in use."""
+    log = SqliteLog(tmp_path / "live" / "log.sqlite")
+    log.open()
+    for index in range(1, 41):
+        log.write(WriteBatch(runs=[run(index, b"x" * 3000)]))
+    log.purge(LogId(LeaderId(1, "n1"), 20))
+    log.close()
+    path = tmp_path / "copy" / "log.sqlite"
+    data = (tmp_path / "live" / "log.sqlite").read_bytes()
+    trunk = (int.from_bytes(data[32:36], "big") - 1) * PAGE_BYTES
+    errors = 0
+    for offset in [*range(32, 40), *range(trunk, trunk + 40)]:
+        shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+        shutil.copytree(tmp_path / "live", tmp_path / "copy")
+        flipped(path, offset)
+        log = SqliteLog(path)
+        try:
+            log.open()
+        except StorageError:
+            errors += 1
+            continue
+        for index in range(41, 61):
+            log.write(WriteBatch(runs=[run(index, b"y" * 3000)]))
+        log.close()
+        log.open()
+        payloads = [payload for _, _, payload in stored(log, 21, 1000)]
+        log.close()
+
+        assert [b"x" * 3000] * 20 + [b"y" * 3000] * 20 == payloads
+
+    assert errors > 20
+
+
 def test_a_database_that_ends_early_is_an_error_or_changes_nothing(crashed: Crashed) -> None:
     """Pages that the write-ahead log has newer may be missing; others not."""
     size = crashed.copy().stat().st_size
@@ -319,6 +355,18 @@ def test_a_change_by_another_hand_is_found(crashed: Crashed, statement: str, mes
         database.execute(statement)
 
     with pytest.raises(CorruptData, match=message):
+        crashed.content(path)
+
+
+def test_a_row_that_overlaps_the_one_before_is_found(crashed: Crashed, run: Runs) -> None:
+    """Even with checksums that fit: an entry would be there twice."""
+    path = crashed.copy()
+    data = encode_run(run(39, b"again", b"x"))
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        values = (row_checksum(40, 30, 39, data), data)
+        database.execute("UPDATE runs SET batch = 30, committed = 39, checksum = ?, data = ? WHERE last = 40", values)
+
+    with pytest.raises(CorruptData, match=r"Entries\(.*39\.\.40, 6 B\) does not follow 39"):
         crashed.content(path)
 
 

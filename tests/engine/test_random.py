@@ -25,6 +25,7 @@ class World:
         self.names = sorted(net.members)
         self.letters = []
         self.loss, self.order = self.random.choice([0, 0.02, 0.1]), self.random.choice([0.5, 0.9, 1])
+        self.unrest = self.random.choice([0.1, 0.4, 1])
         self.trace = Counter()
         self.chunks = {node: [] for node in self.names}
         self.installing = {}
@@ -54,23 +55,23 @@ class World:
         alive = [node for node in self.names if self.net.members[node].alive]
         weights = {
             "deliver": 40,
-            "begin_write": 12,
-            "finish_write": 14,
-            "wait": 14,
+            "begin_write": 14,
+            "finish_write": 18,
+            "wait": 10,
             "propose": 8,
             "read": 5,
             "answer_read": 4,
             "snapshot": 1,
             "send_snapshot": 3,
             "install": 3,
-            "change": 1,
-            "transfer": 1,
+            "change": 1 * self.unrest,
+            "transfer": 0.6 * self.unrest,
             "campaign": 0.3,
             "incarnations": 0.3,
-            "crash": 0.6,
+            "crash": 0.6 * self.unrest,
             "restart": 3,
-            "cut": 0.4,
-            "heal": 0.6,
+            "cut": 0.4 * self.unrest,
+            "heal": 0.8,
         }
         kind = self.random.choices(list(weights), list(weights.values()))[0]
         self.trace[kind] += 1
@@ -111,7 +112,7 @@ class World:
             member.begin_write()
 
     def finish_write(self, node, member):
-        if member.writing:
+        for _ in range(min(len(member.writing), self.random.randint(1, 3))):
             member.finish_write()
 
     def propose(self, node, member):
@@ -137,7 +138,7 @@ class World:
                 member.engine.send.append((peer, member.chunk()))
 
     def install(self, node, member):
-        """In two steps, with anything in between."""
+        """In two steps, with anything in between: until the second, the state machine is the snapshot's business."""
         if node in self.installing:
             member.install(*self.installing.pop(node))
         elif self.chunks[node]:
@@ -307,7 +308,11 @@ class World:
             member.auto = True
             member.flush()
             member.drain()
-        net.elapse(25)
+        net.elapse(15)
+        furthest = max(net.members.values(), key=lambda member: member.engine.commit).engine
+        for node in set(self.names) - set(furthest.history.nodes()) if not furthest.settings.check_quorum else ():
+            net.crash(node)  # it was removed without knowing it: only check-quorum keeps it from disturbing
+        net.elapse(15)
         (leader,) = net.leaders()
         for _ in range(3):
             net[leader].propose([b"end"])

@@ -205,6 +205,10 @@ def run(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Cal
     async def checked(main: Coroutine[Any, Any, Any]) -> Any:
         async with asyncio.timeout(40):
             result = await main
+        # The loop's own, as `TcpTransport.stop` says: TLS's handshakes that the other end has just broken off.
+        accepting = [task for task in asyncio.all_tasks() if "_accept_connection2" in repr(task.get_coro())]
+        if accepting:
+            await asyncio.wait(accepting, timeout=10)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         timers = [handle for handle in getattr(asyncio.get_running_loop(), "_scheduled", []) if not handle.cancelled()]
 

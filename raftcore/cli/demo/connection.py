@@ -34,7 +34,7 @@ class Connection:
             raise NoAnswer(f"{self._host}:{self._port}: no answer within {REQUEST_SECONDS:g} s") from None
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
             self.close()
-            raise NoAnswer(f"{self._host}:{self._port}: {error or type(error).__name__}") from error
+            raise NoAnswer(f"{self._host}:{self._port}: {str(error) or type(error).__name__}") from error
         except BaseException:
             self.close()  # half an answer may be under way
             raise

@@ -48,7 +48,7 @@ def _pair(place: str, line: bytes) -> tuple[str, bytes]:
         raise ConfigError(f'{place}: not a JSON object with a text "key" and a "value"; correct the line') from None
     if not 0 < len(encoded) <= MAX_KEY_BYTES or len(data) > MAX_VALUE_BYTES:
         raise ConfigError(
-            f"{place}: a key of {len(encoded)} bytes and a value of {len(data)}; a key has 1 to {MAX_KEY_BYTES} bytes and "
-            f"a value at most {MAX_VALUE_BYTES}"
+            f"{place}: a key of {len(encoded)} bytes and a value of {len(data)}; a key has 1 to {MAX_KEY_BYTES} "
+            f"bytes, a value at most {MAX_VALUE_BYTES}"
         )
     return key, data

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import json
-import os
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from raftcore.cli.demo.connection import Connection, NoAnswer
@@ -50,7 +48,7 @@ class Process:
         return Connection(host, int(port))
 
     def start(self) -> None:
-        """Start it. In a session of its own, so that an interrupt at the terminal is for the demo, which then ends it."""
+        """Start it, in a session of its own: an interrupt at the terminal is for the demo, which then ends it."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "raftcore.cli", "run", str(self.file)],
@@ -68,12 +66,10 @@ class Process:
                 while True:
                     if self._process is None or self._process.poll() is not None:
                         raise self.failed("ended instead of starting")
-                    try:
-                        await connection.get("/readyz?json")
-                    except (NoAnswer, ValueError):
-                        await asyncio.sleep(POLL_SECONDS)
-                    else:
-                        return
+                    with suppress(NoAnswer):
+                        if (await connection.ask("GET", "/readyz"))[0] == 200:
+                            return
+                    await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
             raise self.failed(f"was not ready within {READY_SECONDS:g} s") from None
         finally:
@@ -96,13 +92,83 @@ class Process:
         except subprocess.TimeoutExpired:
             await self.kill()
 
-    def let_go(self) -> None:
-        """It is to outlive the demo."""
-        if self._process is not None:
-            self._process.returncode = 0  # or the interpreter warns at its end of a process that runs on
-            self._process = None
-
     def failed(self, what: str) -> DemoFailed:
         """An error about this process, with the end of its log."""
         lines = self.log.read_text(errors="replace").splitlines()[-LOG_TAIL:] if self.log.exists() else []
         return DemoFailed(f"node {self.node} (process {self.pid}) {what}; the end of {self.log}:\n" + "\n".join(lines))
+
+
+def prepare(directory: Path, every_entries: int) -> list[Process]:
+    """Make the directory anew, with a configuration for each node; nothing runs yet.
+
+    Raises `ConfigError` when there is something in it that no demo made, `StorageInUse` when one still runs in it.
+    """
+    mark = directory / MARK
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if any(directory.iterdir()) and not mark.exists():
+            raise ConfigError(f"{directory} is not empty, and no demo made it; name another directory with --dir")
+        _refuse_running(directory)
+        for node in NODES:
+            shutil.rmtree(directory / node, ignore_errors=True)
+            (directory / f"{node}.log").unlink(missing_ok=True)
+        mark.touch()
+    except OSError as error:
+        raise ConfigError(f"{directory} can't be used: {error.strerror}; name another directory with --dir") from error
+    ports = _free_ports(2 * len(NODES))
+    addresses = [f"127.0.0.1:{port}" for port in ports]
+    processes = [
+        Process(node, directory, raft, http)
+        for node, raft, http in zip(NODES, addresses[::2], addresses[1::2], strict=True)
+    ]
+    for process in processes:
+        process.file.write_text(_configuration(process, processes, every_entries), encoding="utf-8")
+    return processes
+
+
+def _configuration(process: Process, processes: list[Process], every_entries: int) -> str:
+    members = "\n".join(f'{other.node} = "{other.raft}"' for other in processes)
+    return f"""\
+# Written by `raftcore demo`.
+[node]
+id = "{process.node}"
+data_dir = "{process.node}"
+
+[cluster]
+name = "demo"
+[cluster.members]
+{members}
+
+[log_store]
+backend = "sqlite"
+
+[transport]
+backend = "tcp"
+
+[snapshots]
+backend = "directory"
+every_entries = {every_entries}
+trailing_entries = {every_entries // 4}
+
+[http]
+address = "{process.http}"
+"""
+
+
+def _refuse_running(directory: Path) -> None:
+    for node in NODES:
+        with suppress(FileNotFoundError), (directory / node / "lock").open("rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StorageInUse(
+                    f"{directory}: the cluster of an earlier demo still runs (node {node}); stop it, or name another "
+                    "directory with --dir"
+                ) from None
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody uses at this moment; all are held until the last is found, so that they differ."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [listener.getsockname()[1] for listener in sockets]

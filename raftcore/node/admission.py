@@ -1,0 +1,33 @@
+"""Whether another node may be talked to: same cluster, another name, a shared version, and the disk that is known by that name."""
+
+from __future__ import annotations
+
+from raftcore.errors import PeerRefused
+from raftcore.messages import Hello
+from raftcore.types import Membership
+
+
+def check_hello(mine: Hello, theirs: Hello, membership: Membership) -> None:
+    """Raises `PeerRefused`, with the reason and what to do about it."""
+    name = theirs.node
+    if theirs.cluster != mine.cluster:
+        raise PeerRefused(
+            f"node {name!r} belongs to cluster {theirs.cluster!r}, this node ({mine.node}) to {mine.cluster!r}; "
+            "correct the address or cluster.name"
+        )
+    if name == mine.node:
+        raise PeerRefused(
+            f"another process at {theirs.address} calls itself {name!r} too; every node needs an id of its own"
+        )
+    (their_oldest, their_newest), (oldest, newest) = theirs.versions, mine.versions
+    if their_oldest > newest or their_newest < oldest:
+        raise PeerRefused(
+            f"node {name!r} speaks versions {their_oldest}..{their_newest} of the protocol, this node ({mine.node}) "
+            f"{oldest}..{newest}; upgrade the older one"
+        )
+    known = membership.nodes.get(name)
+    if known is not None and known.incarnation and known.incarnation != theirs.incarnation:
+        raise PeerRefused(
+            f"node {name!r} has come back with another disk (incarnation {theirs.incarnation}, the cluster knows "
+            f"{known.incarnation}): it has forgotten what it promised; remove it from the cluster and add it anew"
+        )
