@@ -33,8 +33,8 @@ check: $(READY) ## format, lint, types, direction of imports
 demo: $(READY) ## three nodes on this machine, a leader that dies, and nothing lost
 	.venv/bin/raftcore demo
 
-bench: $(READY) ## measure this checkout
-	.venv/bin/python -m benchmarks
+bench: $(READY) ## measure what the core itself costs, in one process
+	.venv/bin/python -m benchmarks.inprocess
 
 clean: ## remove everything that was built
 	rm -rf .venv .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist raftcore-demo

@@ -52,6 +52,7 @@ class Nothing(StateMachine):
 
 
 def make_node(name: str, hub: Hub) -> Node:
+    """One of the three, everything in memory."""
     return Node(
         name,
         cluster="benchmark",
@@ -104,6 +105,7 @@ async def measure(clients: int, batch: int, seconds: float) -> float:
 
 
 def main() -> None:
+    """Measure every row that the command line asks for, and print them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", default="1,64,256", help="numbers of concurrent callers, separated by commas")
     parser.add_argument("--batch", type=int, default=1, help="payloads in each call (more than 1: propose_many)")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, get_args
+from collections.abc import Iterator
+from typing import Any, get_args
 from urllib.parse import quote
 
 import click
@@ -14,11 +14,9 @@ from raftcore.cli.client import Member, url_option
 from raftcore.cli.output import as_json, print_json, print_table
 from raftcore.node.reading import Consistency
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 PAGE = 1000
 
-_consistency: Callable[[F], F] = click.option(
+_consistency = click.option(
     "--consistency",
     type=click.Choice(get_args(Consistency)),
     default="linearizable",
@@ -43,7 +41,7 @@ def get(key: str, url: str, consistency: str, json: bool) -> None:
     if json:
         print_json({"key": key, **_value(answer.body), "version": int(answer.headers["etag"].strip('"'))})
         return
-    click.get_binary_stream("stdout").write(answer.body)
+    sys.stdout.buffer.write(answer.body)
     if sys.stdout.isatty():
         click.echo()
 
@@ -54,7 +52,7 @@ def get(key: str, url: str, consistency: str, json: bool) -> None:
 @url_option
 def put(key: str, value: str, url: str) -> None:
     """Set KEY to VALUE; to what standard input holds, when VALUE is "-"."""
-    body = click.get_binary_stream("stdin").read() if value == "-" else value.encode()
+    body = sys.stdin.buffer.read() if value == "-" else value.encode()
     answer = Member(url).ask("PUT", _path(key), body=body)
     click.echo(f"version {answer.json()['version']}")
 

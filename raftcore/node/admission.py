@@ -1,4 +1,5 @@
-"""Whether another node may be talked to: same cluster, another name, a shared version, and the disk that is known by that name."""
+"""Whether another node may be talked to: same cluster, another name, a shared version, and the disk that is
+known by that name."""
 
 from __future__ import annotations
 

@@ -264,7 +264,13 @@ class Member:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = deadline
-        self._timer = self._loop.call_at(deadline, self.wake)
+        self._timer = self._loop.call_at(deadline, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        # Some loops (uvloop) count in milliseconds and fire a little early: the turn that comes must arm the timer anew
+        # then, and not wait for a moment that it takes to be in the future still.
+        self._timer_at = 0.0
+        self.wake()
 
     def _write(self, now: float) -> None:
         write = self.engine.take_write()
@@ -404,7 +410,7 @@ class Member:
         for observer in self.parts.observers:
             try:
                 observer.notify(event)
-            except Exception:  # noqa: BLE001  # an observer is never worth a node
+            except Exception:  # an observer is never worth a node
                 logger.exception("node %s: observer %s failed on %s", self.hello.node, type(observer).__name__, name)
 
     async def until(self, predicate: Callable[[], bool]) -> None:

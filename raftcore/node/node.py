@@ -152,9 +152,8 @@ class Node:
         if self._closed:
             return
         self._closed = True
-        if member is not None:
-            if transfer and not member.stopped:
-                await self._hand_over(member)
+        if member is not None and transfer and not member.stopped:
+            await self._hand_over(member)
         await self._release()
         self._stopped.set()
 

@@ -1,7 +1,8 @@
 """Proposals that wait for an answer, in batches.
 
-A batch is in exactly one place: *held* (there is no leader to be reached), *appended* (in this leader's log), or *forwarded* (sent to
-the leader). Which place it is in when it fails decides the outcome: a held one was never appended; of the others nobody knows.
+A batch is in exactly one place: *held* (there is no leader to be reached), *appended* (in this leader's log),
+or *forwarded* (sent to the leader). Which place it is in when it fails decides the outcome: a held one was
+never appended; of the others nobody knows.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
 class Proposals:
     """All proposals of one node, and how much waits: `count` of them, with `bytes` of payload.
 
-    `new`: the payloads that callers have proposed since the last turn. `forwards`: whether a follower passes proposals on.
-    `no_use` holds the nodes that nothing is sent to for the moment. `arm` has a turn taken at a given time.
+    `new`: the payloads that callers have proposed since the last turn. `forwards`: whether a follower passes
+    proposals on. `no_use` holds the nodes that nothing is sent to for the moment. `arm` has a turn taken at a
+    given time.
     """
 
     def __init__(
