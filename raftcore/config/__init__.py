@@ -46,7 +46,7 @@ __all__ = ["Config", "HttpSettings", "Setting", "schema"]
 
 Built = TypeVar("Built")
 
-_NODE_ID = re.compile(r"[A-Za-z0-9._-]+")
+_NODE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%a-z]+\]|[^\s:\[\]/]+):(\d{1,5})")
 
 
@@ -190,7 +190,7 @@ def _check_members(sources: Sources, document: Document) -> None:
 
 def _check_id(sources: Sources, name: str, *place: Key) -> None:
     if not _NODE_ID.fullmatch(name):
-        raise sources.error(place, f"'{name}' is not a node id; use letters, digits, '.', '_' and '-'")
+        raise sources.error(place, f"'{name}' is not a node id; use up to 64 letters, digits, '.', '_' and '-'")
 
 
 def _check_address(sources: Sources, address: str, *place: Key) -> None:

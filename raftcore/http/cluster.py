@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta
 
+from raftcore.errors import NodeStopped, WaitTimeout
 from raftcore.http.answers import Failure, reply
 from raftcore.http.asking import Asking
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from raftcore.config import HttpSettings
     from raftcore.node import Node
     from raftcore.types import Membership
+
+NEWS_SECONDS = 1.0
 
 Id = Annotated[str, Meta(pattern="^[A-Za-z0-9._-]+$")]
 Address = Annotated[str, Meta(pattern=r"^(\[[0-9A-Fa-f:.%a-z]+\]|[^\s:\[\]/]+):[0-9]{1,5}$")]
@@ -85,7 +89,11 @@ class ClusterFace:
         """``POST /leader``: hand leadership over; done when answered."""
         asking = Asking(request, self._settings)
         target = (await asking.json(Transfer, optional=True)).target
+        before = self._node.status().leader
         await asking.command(lambda: self._node.transfer_leadership(target))
+        # It is done, but this member may not have heard of it yet.
+        with contextlib.suppress(WaitTimeout, NodeStopped):
+            await self._node.wait_for(lambda status: status.leader not in (None, before), NEWS_SECONDS)
         return reply({"leader": self._node.status().leader})
 
     async def snapshot(self, request: Request) -> Response:

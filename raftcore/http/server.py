@@ -47,7 +47,7 @@ class HttpServer:
 
     async def start(self) -> None:
         """Raises `ConfigError` when the address can't be used."""
-        listener = _listen(self.address)
+        listener = await asyncio.to_thread(_listen, self.address)  # looking up a name may take a while
         host = self.address.rpartition(":")[0]
         self.address = f"{host}:{listener.getsockname()[1]}"
         config = uvicorn.Config(

@@ -33,6 +33,7 @@ from raftcore.node.reading import Reading
 from raftcore.node.snapshots import Snapshots
 from raftcore.node.storage import Worker
 from raftcore.types import Entries, LogId, NodeId
+from raftcore.wire import encode_run
 
 if TYPE_CHECKING:
     from raftcore.node.recovery import Recovered
@@ -283,6 +284,8 @@ class Member:
             return
         self._writing = True
         self._write_started = now
+        for run in batch.runs:
+            encode_run(run)  # here, where followers' messages need it too, and not beside the loop in the store's thread
         future = self.parts.store_worker.submit(self.parts.log_store.write, batch)
         future.add_done_callback(lambda future: self._when_written(ticket, future))
 

@@ -41,6 +41,9 @@ logger = logging.getLogger("raftcore.recovery")
 
 SCAN_BYTES = 4 * 1024 * 1024
 PROGRESS_EVERY = 1_000_000
+RESTORE_SNAPSHOTS = (
+    "restore the snapshots from a backup, or remove this member and add it anew with an empty directory"
+)
 
 
 class Recovered(msgspec.Struct):
@@ -119,16 +122,14 @@ async def recover(
         applied = await machine_worker.run(_restore_newest, machine, sink, snapshots, state.purged.index, applied)
     if state.purged.index > applied.index:
         raise CorruptData(
-            f"the log begins behind entry {state.purged.index}, but the state ends at {applied.index} and no "
-            "snapshot covers what "
-            "is between; restore the snapshots from a backup, or remove this member and add it anew with an "
-            "empty directory"
+            f"the log begins behind entry {state.purged.index}, but the state ends at {applied.index} and no snapshot "
+            f"covers what is between; {RESTORE_SNAPSHOTS}"
         )
-    if state.purged.index and not snapshots:
+    if state.purged.index and not (snapshots and snapshots[0].last.index >= state.purged.index):
+        # Who the members are may have been said in the purged entries, so an older snapshot will not do.
         raise CorruptData(
-            f"the log begins behind entry {state.purged.index}, but there is no snapshot; it held who the "
-            "members are: restore the "
-            "snapshots from a backup, or remove this member and add it anew with an empty directory"
+            f"the log begins behind entry {state.purged.index}, but there is no snapshot that reaches there; it held "
+            f"who the members are: {RESTORE_SNAPSHOTS}"
         )
     scan = await _scan(store, store_worker, state, cache_bytes)
     newest = snapshots[0].last if snapshots else NO_LOG

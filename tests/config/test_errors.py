@@ -186,7 +186,7 @@ def test_two_members_cannot_share_an_address(load: Load) -> None:
 
 def test_an_id_has_no_blanks(load: Load) -> None:
     """Ids end up in file names and keys."""
-    problem = "is not a node id; use letters, digits, '.', '_' and '-'"
+    problem = "is not a node id; use up to 64 letters, digits, '.', '_' and '-'"
 
     assert f"command line: node.id: '' {problem}" == refusal(load, overrides={"node.id": ""})
     assert f"node.toml: cluster.members.n 4: 'n 4' {problem}" == refusal(load, '"n 4" = "127.0.0.1:1"')

@@ -28,8 +28,8 @@ class Block(NamedTuple):
 
 
 class Page:
-    """One page. A block that begins with ``# name.toml`` or ``# name.py`` is that file, whole; what a program prints
-    is in the first block of the language ``text`` behind it."""
+    """One page. A block that begins with ``# name.toml`` or ``# name.py`` is that file, whole. One that calls
+    `asyncio.run` is a program; what it prints is in the first block of the language ``text`` behind it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -44,7 +44,7 @@ class Page:
         """Name and expected output of every program, in order."""
         found: dict[str, str] = {}
         for position, block in enumerate(self.blocks):
-            if block.name.endswith(".py"):
+            if block.name.endswith(".py") and "asyncio.run(" in block.text:
                 rest = self.blocks[position + 1 :]
                 found[block.name] = next((later.text for later in rest if later.language == "text"), "")
         return found
