@@ -115,6 +115,8 @@ def heartbeat(engine: Engine, lead: Leadership) -> None:
     log, message = engine.log, None
     for peer, progress in lead.progress.items():
         prev = NO_LOG if progress.state is State.SNAPSHOT else log.id_at(progress.next - 1) or NO_LOG
+        if prev == NO_LOG and progress.state is State.PIPELINE and progress.next > 1:
+            progress.probe(progress.next)  # purged behind a full window: if that was lost, only a snapshot helps
         if message is None or message.prev != prev:
             message = AppendEntries(engine.vote, lead.round, prev, engine.commit)
         engine.send.append((peer, message))
@@ -174,10 +176,8 @@ def _accept(engine: Engine, run: Entries) -> None:
         if conflict is not None:
             if conflict <= engine.commit:
                 raise InvariantViolation(
-                    f"the leader's entry {conflict} is {run.leader}, but {log.leader_at(conflict)} is "
-                    "committed there "
-                    f"(commit index {engine.commit}); the two logs belong to different clusters, or one was "
-                    "altered"
+                    f"the leader's entry {conflict} is {run.leader}, but {log.leader_at(conflict)} is committed there "
+                    f"(commit index {engine.commit}); the two logs belong to different clusters, or one was altered"
                 )
             membership.truncated(engine, conflict)
             log.truncate(conflict)

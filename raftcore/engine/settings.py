@@ -74,14 +74,12 @@ class RaftSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             )
         if 3 * self.heartbeat_ms > low:
             raise ValueError(
-                f"heartbeat_ms: {self.heartbeat_ms} is more than a third of the lower election timeout "
-                f"({low}); "
-                f"a lost heartbeat or two would cost the leader; try {max(1, low // 10)}"
+                f"heartbeat_ms: {self.heartbeat_ms} is more than a third of the lower election timeout ({low}); a "
+                f"lost heartbeat or two would cost the leader; try {max(1, low // 10)}"
             )
         if self.lease_ms is not None and self.lease_ms >= low:
             raise ValueError(
-                f"lease_ms: {self.lease_ms} must be below the lower election timeout ({low}), or a lease read "
-                "could "
+                f"lease_ms: {self.lease_ms} must be below the lower election timeout ({low}), or a lease read could "
                 f"be stale; try {low * 9 // 10}"
             )
         if not self.check_quorum and self.lease_ms is not None:

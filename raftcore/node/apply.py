@@ -116,15 +116,12 @@ class Applier:
             raise
         except Exception as error:  # a plugin's failure becomes ours, with the place in the log
             raise StorageError(
-                f"state machine {type(self.machine).__name__} failed on entries "
-                f"{run.first_index}..{run.last_index}: "
-                f"{type(error).__name__}: {error}; it is not known how many of them took effect, so this node "
-                "stops"
+                f"state machine {type(self.machine).__name__} failed on entries {run.first_index}..{run.last_index}: "
+                f"{type(error).__name__}: {error}; it is not known how many of them took effect, so this node stops"
             ) from error
         if len(results) != len(run.payloads):
             raise StorageError(
-                f"state machine {type(self.machine).__name__} gave {len(results)} answers to the {len(run)} "
-                "entries "
+                f"state machine {type(self.machine).__name__} gave {len(results)} answers to the {len(run)} entries "
                 f"{run.first_index}..{run.last_index}; apply must answer every entry"
             )
         return results

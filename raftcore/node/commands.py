@@ -77,8 +77,7 @@ class Commands:
     def _took_too_long(self, kind: str) -> str:
         return (
             f"node {self._engine.node}: {kind} was not finished within {self._timeout:g} s "
-            "(limits.proposal_timeout_ms); "
-            "it may yet be; look at the status before asking again"
+            "(limits.proposal_timeout_ms); it may yet be; look at the status before asking again"
         )
 
     async def _forward(self, kind: str, command: Change | Handover) -> None:
@@ -113,9 +112,8 @@ class Commands:
         await self._until(finished)
         if engine.membership.voters != (tuple(sorted(set(voters))),) or engine.commit < index:
             raise OutcomeUnknown(
-                f"node {engine.node} stopped leading before the change of membership was committed; the next "
-                "leader finishes "
-                "it or drops it; look at the status"
+                f"node {engine.node} stopped leading before the change of membership was committed; the next leader "
+                "finishes it or drops it; look at the status"
             )
 
     async def _transfer(self, handover: Handover) -> None:
@@ -130,6 +128,6 @@ class Commands:
         )
         if engine.leadership is not None and engine.vote.leader == term:
             raise WaitTimeout(
-                f"{target} did not take over leadership within {engine.election_low:g} s; node {engine.node} "
-                "goes on leading"
+                f"{target} did not take over leadership within {engine.election_low:g} s; node {engine.node} goes on "
+                "leading"
             )

@@ -45,16 +45,16 @@ class DataDirectory:
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise ConfigError(
-                f"node.data_dir: {self.path} can't be written: {error.strerror}; choose another directory or "
-                "change its rights"
+                f"node.data_dir: {self.path} can't be written: {error.strerror}; choose another directory or change "
+                "its rights"
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self.close()
             raise StorageInUse(
-                f"data directory {self.path} is in use by another process; stop it, or give this node a "
-                "directory of its own"
+                f"data directory {self.path} is in use by another process; stop it, or give this node a directory of "
+                "its own"
             ) from None
         try:
             return self._identify(cluster, node, rng)
@@ -78,19 +78,18 @@ class DataDirectory:
             identity = msgspec.json.decode(file.read_bytes(), type=Identity)
         except msgspec.MsgspecError as error:
             raise CorruptData(
-                f"{file}: {error}; restore this file from a backup, or remove this member from the cluster "
-                "and add it anew "
-                "with an empty directory"
+                f"{file}: {error}; restore this file from a backup, or remove this member from the cluster and add it "
+                "anew with an empty directory"
             ) from None
         if identity.cluster != cluster:
             raise IdentityError(
-                f"data directory {self.path} belongs to cluster {identity.cluster!r}, not to {cluster!r}; "
-                "correct cluster.name or node.data_dir"
+                f"data directory {self.path} belongs to cluster {identity.cluster!r}, not to {cluster!r}; correct "
+                "cluster.name or node.data_dir"
             )
         if identity.node != node:
             raise IdentityError(
-                f"data directory {self.path} belongs to node {identity.node!r}, not to {node!r}; correct "
-                "node.id or node.data_dir"
+                f"data directory {self.path} belongs to node {identity.node!r}, not to {node!r}; correct node.id or "
+                "node.data_dir"
             )
         return identity
 

@@ -285,7 +285,9 @@ class Member:
         self._writing = True
         self._write_started = now
         for run in batch.runs:
-            encode_run(run)  # here, where followers' messages need it too, and not beside the loop in the store's thread
+            encode_run(
+                run
+            )  # here, where followers' messages need it too, and not beside the loop in the store's thread
         future = self.parts.store_worker.submit(self.parts.log_store.write, batch)
         future.add_done_callback(lambda future: self._when_written(ticket, future))
 

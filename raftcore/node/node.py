@@ -285,8 +285,7 @@ class Node:
             status = self.status()
             raise WaitTimeout(
                 f"node {self.id}: {what} did not come true within {timeout:g} s; it is {status.role} of term "
-                f"{status.term}, leader "
-                f"{status.leader}, commit {status.commit}, applied {status.applied}"
+                f"{status.term}, leader {status.leader}, commit {status.commit}, applied {status.applied}"
             ) from None
         return self.status()
 

@@ -131,8 +131,8 @@ class Proposals:
                 raise TypeError(f"a payload must be bytes, not {type(payload).__name__}; encode it first")
             if len(payload) > self._max_payload:
                 raise PayloadTooLarge(
-                    f"a payload of {len(payload)} bytes is over limits.max_payload_bytes ({self._max_payload}); "
-                    "split it, or raise the limit on every member"
+                    f"a payload of {len(payload)} bytes is over limits.max_payload_bytes ({self._max_payload}); split "
+                    "it, or raise the limit on every member"
                 )
         raise Overloaded(
             f"{self.count} proposals ({self.bytes} bytes) wait already and {len(payloads)} ({size} bytes) more do not "

@@ -77,8 +77,8 @@ class Reading:
         """A read of this node's: the index that it may be served at, once that is applied. Raises `Overloaded`."""
         if self.count >= self._limit:
             raise Overloaded(
-                f"{self.count} reads wait already (limits.max_pending_reads is {self._limit}); try again when "
-                "some are answered"
+                f"{self.count} reads wait already (limits.max_pending_reads is {self._limit}); try again when some "
+                "are answered"
             )
         group = self.new.get(lease)
         if group is None:
@@ -198,9 +198,8 @@ class Reading:
         self._end(
             lambda group: group.deadline <= now,
             ReadUnavailable(
-                f"node {self._engine.node}: no confirmation within {self._timeout:g} s "
-                "(limits.read_timeout_ms); there may be no "
-                "leader with a quorum; a read with consistency 'stale' needs none"
+                f"node {self._engine.node}: no confirmation within {self._timeout:g} s (limits.read_timeout_ms); "
+                "there may be no leader with a quorum; a read with consistency 'stale' needs none"
             ),
         )
 

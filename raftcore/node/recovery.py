@@ -41,9 +41,7 @@ logger = logging.getLogger("raftcore.recovery")
 
 SCAN_BYTES = 4 * 1024 * 1024
 PROGRESS_EVERY = 1_000_000
-RESTORE_SNAPSHOTS = (
-    "restore the snapshots from a backup, or remove this member and add it anew with an empty directory"
-)
+RESTORE_SNAPSHOTS = "restore the snapshots from a backup, or remove this member and add it anew with an empty directory"
 
 
 class Recovered(msgspec.Struct):
@@ -79,16 +77,14 @@ class _Scan:
     def add(self, run: Entries) -> None:
         if run.first_index != self.end.index + 1:
             raise CorruptData(
-                f"log store: entry {self.end.index + 1} is missing, the next one is {run.first_index}; "
-                "restore the store from a "
-                "backup, or remove this member and add it anew with an empty directory"
+                f"log store: entry {self.end.index + 1} is missing, the next one is {run.first_index}; restore the "
+                "store from a backup, or remove this member and add it anew with an empty directory"
             )
         if run.leader < self.end.leader:
             raise CorruptData(
-                f"log store: entry {run.first_index} is of {run.leader}, behind an entry of "
-                f"{self.end.leader}; entries of "
-                "different logs are mixed; restore the store from a backup, or remove this member and add it "
-                "anew"
+                f"log store: entry {run.first_index} is of {run.leader}, behind an entry of {self.end.leader}; "
+                "entries of different logs are mixed; restore the store from a backup, or remove this member and add "
+                "it anew"
             )
         if not self.leaders or run.leader != self.end.leader:
             self.leaders.append((run.first_index, run.leader))
@@ -188,9 +184,8 @@ def verified(meta: SnapshotMeta, chunks: Iterator[bytes]) -> Iterator[bytes]:
         held = chunk
     if size != meta.size or digest.hexdigest() != meta.digest:
         raise CorruptData(
-            f"snapshot {meta.id}: {size} bytes with SHA-256 {digest.hexdigest()[:12]}…, its manifest says "
-            f"{meta.size} bytes with "
-            f"{meta.digest[:12]}…; delete it so that an older one, or the leader's, is used"
+            f"snapshot {meta.id}: {size} bytes with SHA-256 {digest.hexdigest()[:12]}…, its manifest says {meta.size} "
+            f"bytes with {meta.digest[:12]}…; delete it so that an older one, or the leader's, is used"
         )
     if held:
         yield held
@@ -226,15 +221,14 @@ def _agree(applied: LogId, state: LogState, scan: _Scan) -> None:
     """The state machine against the log."""
     if applied.index > scan.end.index:
         raise CorruptData(
-            f"the state machine has applied entry {applied.index}, but the log ends at {scan.end.index}: the "
-            "log has lost "
-            "entries that were acknowledged; restore the log from a backup, or remove this member and add it "
+            f"the state machine has applied entry {applied.index}, but the log ends at {scan.end.index}: the log has "
+            "lost entries that were acknowledged; restore the log from a backup, or remove this member and add it "
             "anew"
         )
     held = _id_at(scan, state.purged, applied.index) if applied.index >= state.purged.index else None
     if held is not None and held != applied and applied.index:
         raise CorruptData(
-            f"the state machine has applied entry {applied.index} of {applied.leader}, but the log holds one "
-            f"of {held.leader} "
-            "there; the two are not of the same node; correct the paths, or remove this member and add it anew"
+            f"the state machine has applied entry {applied.index} of {applied.leader}, but the log holds one of "
+            f"{held.leader} there; the two are not of the same node; correct the paths, or remove this member and add "
+            "it anew"
         )

@@ -56,8 +56,7 @@ class Incoming:
             self.writer.abort()
             raise CorruptData(
                 f"snapshot {self.meta.id} arrived with {self.offset} bytes and SHA-256 "
-                f"{self.digest.hexdigest()[:12]}…, "
-                f"sent were {self.meta.size} bytes with {self.meta.digest[:12]}…"
+                f"{self.digest.hexdigest()[:12]}…, sent were {self.meta.size} bytes with {self.meta.digest[:12]}…"
             )
         self.writer.commit(self.meta)
 

@@ -84,3 +84,15 @@ def test_every_command_exists(name: str) -> None:
             command = found
         options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
         assert set() == {word for word in rest if word.startswith("--")} - options, f"raftcore {' '.join(words)}"
+
+
+def test_every_message_of_a_refused_start_exists() -> None:
+    """The messages that an operator looks up are in the code as they are in the table."""
+    text = (ROOT / "docs/how-to/operate.md").read_text(encoding="utf-8").partition("## What a refused start means")[2]
+    cells = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    code = " ".join(path.read_text(encoding="utf-8") for path in (ROOT / "raftcore").rglob("*.py"))
+    joined = re.sub(r'"\s*f?"', "", code)
+
+    missing = [words for cell in cells for words in re.findall(r"`([^`]+)`", cell) if words not in joined]
+    assert len(cells) > 10
+    assert [] == missing

@@ -273,7 +273,7 @@ def test_majorities_of_both_sets_can_always_elect(cluster):
     """One of each set is down, and only one of the others has the newest configuration: what is in the log counts, applied or not."""
     net = cluster("abc")
     net.elect("a")
-    net.drops = lambda sender, to, message: to in "c" and isinstance(message, AppendEntries)
+    net.drops = lambda sender, to, message: to == "c" and isinstance(message, AppendEntries)
     change(net, "a", "ade")
     net.heal()
     net.crash("c")

@@ -415,6 +415,24 @@ def test_a_follower_that_was_away_comes_back_by_a_snapshot(cluster, behind):
     assert (net["a"].log.last, net["a"].commit) == (net["c"].log.last, net["c"].commit)
 
 
+def test_a_window_that_was_lost_and_purged_takes_a_snapshot(cluster):
+    """The window is full, so nothing else is sent; and no heartbeat can name the entry before what comes next."""
+    net = cluster("abc", max_inflight_messages=1)
+    net.elect("a")
+    net.elapse(0.2)
+    net.drops = lambda sender, to, message: to == "c" and isinstance(message, AppendEntries)
+    for _ in range(3):
+        net["a"].propose([b"x"])
+        net.deliver()
+    net.members["a"].take_snapshot()
+    assert net["a"].leadership.progress["c"].next < net["a"].log.base.index
+    assert not net["a"].leadership.progress["c"].may_send
+    net.heal()
+    net.elapse(0.3)
+
+    assert (net["a"].log.last, net["a"].commit) == (net["c"].log.last, net["c"].commit)
+
+
 def test_a_leader_that_purges_while_it_reads_sends_a_snapshot(solo, at):
     """The entries that were being read are gone when they come."""
     member = solo(terms=[1] * 10, cache_bytes=10)
