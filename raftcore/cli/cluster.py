@@ -58,7 +58,7 @@ def _print_members(found: dict[str, dict[str, Any]]) -> None:
         click.echo(f"cluster {newest['cluster']}: voters {voters}; learners {', '.join(newest['learners']) or 'none'}")
 
 
-@click.group()
+@click.group(no_args_is_help=False)
 def member() -> None:
     """List, add, promote and remove members."""
 

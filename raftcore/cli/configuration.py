@@ -63,7 +63,7 @@ def check(file: Path, overrides: dict[str, str], json: bool) -> None:
         print_fields({name: value if value is not None else "none" for name, value in facts.items()})
 
 
-@click.group()
+@click.group(no_args_is_help=False)
 def config() -> None:
     """Show settings and their schema."""
 

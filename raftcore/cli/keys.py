@@ -25,7 +25,7 @@ _consistency = click.option(
 )
 
 
-@click.group()
+@click.group(no_args_is_help=False)
 def kv() -> None:
     """Read and write keys."""
 

@@ -20,7 +20,7 @@ READ_BYTES = 1024 * 1024
 PREVIEW_BYTES = 60
 
 
-@click.group()
+@click.group(no_args_is_help=False)
 def log() -> None:
     """Look into the log of a node that does not run."""
 

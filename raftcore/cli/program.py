@@ -24,6 +24,7 @@ def program() -> click.Group:
     group = click.Group(
         "raftcore",
         help="Raft consensus: run a node, look after a cluster, look into what a node has stored.",
+        no_args_is_help=False,  # an error is one line; --help shows the commands
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     for command in (

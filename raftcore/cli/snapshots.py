@@ -17,7 +17,7 @@ from raftcore.errors import CorruptData
 from raftcore.types import SnapshotMeta
 
 
-@click.group()
+@click.group(no_args_is_help=False)
 def snapshot() -> None:
     """Look at the snapshots of a node that does not run."""
 

@@ -53,7 +53,6 @@ def become_follower(engine: Engine, leader: NodeId | None) -> None:
         engine.events.append(TransferEnded(True))
     engine.leadership = None
     engine.candidacy = None
-    engine.drop_vote_requests()
     engine.leader = leader
     set_role(engine, resting_role(engine))
 
@@ -220,8 +219,6 @@ def on_vote_reply(engine: Engine, sender: NodeId, reply: VoteReply, now: float) 
     raise_vote(engine, reply.vote)
     candidacy = engine.candidacy
     if candidacy is None or reply.request != candidacy.vote or reply.pre != candidacy.pre:
-        return
-    if not engine.membership.is_voter(sender):
         return
     candidacy.votes.setdefault(sender, reply.granted)
     _tally(engine, candidacy, now)

@@ -373,11 +373,6 @@ class Engine:
         """Send when the vote that was just taken is durable."""
         self._held.append((self._ticket + (not self.vote_is_written), to, message))
 
-    def drop_vote_requests(self) -> None:
-        """The campaign is over: its requests that have not left yet stay here."""
-        if self._held:
-            self._held = deque(held for held in self._held if type(held[2]) is not RequestVote)
-
     # -- outputs --------------------------------------------------------------------------------------------------
 
     def take(self, now: float) -> Output | None:

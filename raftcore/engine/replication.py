@@ -114,9 +114,10 @@ def heartbeat(engine: Engine, lead: Leadership) -> None:
     repair)."""
     log, message = engine.log, None
     for peer, progress in lead.progress.items():
-        prev = NO_LOG if progress.state is State.SNAPSHOT else log.id_at(progress.next - 1) or NO_LOG
-        if prev == NO_LOG and progress.state is State.PIPELINE and progress.next > 1:
-            progress.probe(progress.next)  # purged behind a full window: if that was lost, only a snapshot helps
+        prev = NO_LOG if progress.state is State.SNAPSHOT else log.id_at(progress.next - 1)
+        if prev is None:
+            progress.probe(progress.next)  # purged under a full window: if that was lost, only a snapshot helps
+            prev = NO_LOG
         if message is None or message.prev != prev:
             message = AppendEntries(engine.vote, lead.round, prev, engine.commit)
         engine.send.append((peer, message))

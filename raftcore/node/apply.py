@@ -68,13 +68,16 @@ class Applier:
         self._busy = False
         if future.cancelled():
             return
-        error = future.exception()
-        if error is not None:
-            self._fail(error)
+        failure = future.exception()
+        if failure is not None:
+            self._fail(failure)
             return
         runs = future.result()
         if runs and runs[0].first_index == self.applied.index + 1:  # not overtaken by a snapshot
-            self._apply(runs, self._engine.applicable)
+            try:
+                self._apply(runs, self._engine.applicable)
+            except RaftCoreError as error:
+                self._fail(error)
         self._wake()
 
     def _apply(self, runs: list[Entries], target: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Sequence
 
 from raftcore.errors import RaftCoreError
@@ -65,11 +66,11 @@ class Batch:
         for waiter in self.waiters:
             future = waiter[0] if isinstance(waiter, tuple) else waiter
             if not future.done():
-                future.set_exception(_copy(error))
+                future.set_exception(copy_of(error))
 
 
-def _copy(error: RaftCoreError) -> RaftCoreError:
+def copy_of(error: RaftCoreError) -> RaftCoreError:
     """One exception object can't be raised in many tasks: each would add to the same traceback."""
-    copy = type(error)(*error.args)
-    copy.__cause__ = error.__cause__
-    return copy
+    other = copy.copy(error)  # with its attributes
+    other.__cause__ = error.__cause__
+    return other

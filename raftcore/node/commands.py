@@ -11,11 +11,12 @@ import msgspec
 
 from raftcore.engine.log import NO_END
 from raftcore.errors import NotLeader, OutcomeUnknown, RaftCoreError, WaitTimeout
-from raftcore.messages import Forward, ForwardReply
+from raftcore.messages import ForwardReply
 from raftcore.node.forwarding import CHANGE, TRANSFER, Change, Forwarding, Handover, Reply, error_of
 
 if TYPE_CHECKING:
     from raftcore.engine import Engine
+    from raftcore.types import NodeId
 
 _encode = msgspec.msgpack.encode
 
@@ -27,12 +28,14 @@ class Commands:
         self,
         engine: Engine,
         forwarding: Forwarding,
+        no_use: set[NodeId],
         until: Callable[[Callable[[], bool]], Awaitable[None]],
         wake: Callable[[], None],
         timeout: float,
     ) -> None:
         self._engine = engine
         self._forwarding = forwarding
+        self._no_use = no_use
         self._until = until
         self._wake = wake
         self._timeout = timeout
@@ -47,32 +50,42 @@ class Commands:
         take it."""
         await self._run(TRANSFER, handover, self._transfer)
 
-    async def serve(self, forward: Forward, reply: Reply) -> None:
+    async def serve(self, kind: str, command: Change | Handover, reply: Reply) -> None:
         """Another member passes a command on."""
         try:
             async with asyncio.timeout(self._timeout):
-                if forward.kind == CHANGE:
-                    await self._change(msgspec.msgpack.decode(forward.payloads[0], type=Change))
+                if isinstance(command, Change):
+                    await self._change(command)
                 else:
-                    await self._transfer(msgspec.msgpack.decode(forward.payloads[0], type=Handover))
+                    await self._transfer(command)
         except RaftCoreError as error:
             reply.error(error)
         except TimeoutError:
-            reply.error(OutcomeUnknown(self._took_too_long(forward.kind)))
+            reply.error(OutcomeUnknown(self._took_too_long(kind)))
         else:
             reply.results([])
 
     async def _run(self, kind: str, command: Change | Handover, here: Callable[..., Awaitable[None]]) -> None:
+        begun = False
         try:
             async with asyncio.timeout(self._timeout):
                 if self._engine.leadership is None:
-                    await self._until(lambda: self._engine.leader is not None)
+                    await self._until(self._leader_can_be_reached)
+                begun = True
                 if self._engine.leadership is not None:
                     await here(command)
                 else:
                     await self._forward(kind, command)
         except TimeoutError:
-            raise OutcomeUnknown(self._took_too_long(kind)) from None
+            if begun:
+                raise OutcomeUnknown(self._took_too_long(kind)) from None
+            raise NotLeader(
+                f"node {self._engine.node}: {kind} was not begun, since no leader could be reached within "
+                f"{self._timeout:g} s (limits.proposal_timeout_ms); try again"
+            ) from None
+
+    def _leader_can_be_reached(self) -> bool:
+        return self._engine.leader is not None and self._engine.leader not in self._no_use
 
     def _took_too_long(self, kind: str) -> str:
         return (
@@ -100,7 +113,7 @@ class Commands:
         engine = self._engine
         current, term = engine.membership, engine.vote.leader
         voters = current.voters[-1] if change.voters is None else tuple(change.voters)
-        learners = current.learners if change.learners is None else tuple(change.learners)
+        learners = (*current.learners, *change.nodes) if change.learners is None else tuple(change.learners)
         index = engine.change_membership(voters, learners, change.nodes)
         self._wake()
 
@@ -110,7 +123,8 @@ class Commands:
             )
 
         await self._until(finished)
-        if engine.membership.voters != (tuple(sorted(set(voters))),) or engine.commit < index:
+        wanted = (tuple(sorted(set(voters))),), tuple(sorted(set(learners) - set(voters)))
+        if (engine.membership.voters, engine.membership.learners) != wanted or engine.commit < index:
             raise OutcomeUnknown(
                 f"node {engine.node} stopped leading before the change of membership was committed; the next leader "
                 "finishes it or drops it; look at the status"

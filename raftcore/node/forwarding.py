@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from raftcore import errors
-from raftcore.errors import NotAppended, OutcomeUnknown, RaftCoreError, ReadUnavailable
+from raftcore.errors import NotAppended, OutcomeUnknown, RaftCoreError, ReadUnavailable, WaitTimeout
 from raftcore.messages import Forward, ForwardReply
 from raftcore.node.batch import Batch
 from raftcore.types import NodeId, NodeInfo
@@ -28,7 +28,8 @@ TRANSFER: Final = "transfer"
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True):
-    """The members that are wanted. `learners` None: those that are learners now, less the voters."""
+    """The members that are wanted. `voters` None: those that vote now. `learners` None: those that are learners now,
+    and the new `nodes`, less the voters."""
 
     voters: list[NodeId] | None
     learners: list[NodeId] | None
@@ -125,6 +126,12 @@ class Forwarding:
                 )
             )
 
+    def end(self, reason: OutcomeUnknown) -> None:
+        """The node stops: no answer is taken any more."""
+        for request in list(self._open):
+            _, answered = self._open.pop(request)
+            answered(reason)
+
 
 def error_of(reply: ForwardReply) -> RaftCoreError | None:
     """The error in a reply, as the exception that it was on the leader; an unknown one leaves the outcome unknown."""
@@ -132,6 +139,6 @@ def error_of(reply: ForwardReply) -> RaftCoreError | None:
         return None
     name, text = reply.error
     kind = getattr(errors, name, None)
-    if isinstance(kind, type) and issubclass(kind, NotAppended | OutcomeUnknown | ReadUnavailable):
+    if isinstance(kind, type) and issubclass(kind, NotAppended | OutcomeUnknown | ReadUnavailable | WaitTimeout):
         return kind(text)
     return OutcomeUnknown(f"the leader answered {name}: {text}")

@@ -20,6 +20,8 @@ from raftcore.engine import Engine
 from raftcore.engine import output as engine_output
 from raftcore.errors import (
     NodeStopped,
+    OutcomeUnknown,
+    PeerRefused,
     StorageError,
     WireError,
 )
@@ -27,7 +29,7 @@ from raftcore.messages import Forward, ForwardReply, Hello, Message
 from raftcore.node.admission import check_hello
 from raftcore.node.apply import Applier
 from raftcore.node.commands import Commands
-from raftcore.node.forwarding import CHANGE, PROPOSE, READ, TRANSFER, Forwarding, Reply
+from raftcore.node.forwarding import CHANGE, PROPOSE, READ, TRANSFER, Change, Forwarding, Handover, Reply
 from raftcore.node.proposals import Proposals
 from raftcore.node.reading import Reading
 from raftcore.node.snapshots import Snapshots
@@ -83,7 +85,9 @@ class Member:
         self._timer_at = FOREVER
         self._tasks: set[asyncio.Task[None]] = set()
         self._changes: list[asyncio.Future[None]] = []
+        self._leader: NodeId | None = None
         self._incarnations = {hello.node: hello.incarnation}
+        self._nodes = set(engine.history.nodes())
         self.on_failure: Callable[[], None] = lambda: None
         self.forwarding = Forwarding(parts.transport, engine)
         self.proposals = Proposals(engine, self.forwarding, limits, self.no_use, self.wake, self._arm_for)
@@ -108,7 +112,9 @@ class Member:
             self.no_use,
             self._arm_for,
         )
-        self.commands = Commands(engine, self.forwarding, self.until, self.wake, limits.proposal_timeout_ms / 1000)
+        self.commands = Commands(
+            engine, self.forwarding, self.no_use, self.until, self.wake, limits.proposal_timeout_ms / 1000
+        )
         self.snapshots = Snapshots(
             parts.sink,
             parts.sink_worker,
@@ -152,7 +158,11 @@ class Member:
 
     def admit(self, hello: Hello) -> None:
         """Check who it is that wants to talk. Raises `PeerRefused`."""
-        check_hello(self.hello, hello, self.engine.membership)
+        try:
+            check_hello(self.hello, hello, self.engine.membership)
+        except PeerRefused as refusal:
+            self.notify("peer_refused", {"peer": hello.node, "reason": str(refusal)})
+            raise
         if self._incarnations.get(hello.node) != hello.incarnation:
             self._incarnations[hello.node] = hello.incarnation
             self.engine.learn_incarnations(self._incarnations)
@@ -184,6 +194,8 @@ class Member:
         try:
             if not self.stopped:
                 self._step(self._loop.time())
+            else:
+                self._inbox.clear()
         except Exception as error:  # noqa: BLE001  # the loop's boundary: a failure stops the node, nothing goes on half-way
             self.fail(error)
 
@@ -309,10 +321,14 @@ class Member:
 
     def _serve(self, sender: NodeId, forward: Forward, now: float) -> None:
         reply = Reply(self.parts.transport, self.engine, sender, forward.request)
+        if not forward.payloads:
+            raise WireError(f"a command of kind {forward.kind!r} without a payload")
         if forward.kind == READ:
             self.reading.serve(forward.payloads[0], reply, now)
-        elif forward.kind in (CHANGE, TRANSFER):
-            self.spawn(self.commands.serve(forward, reply))
+        elif forward.kind == CHANGE:
+            self.spawn(self.commands.serve(CHANGE, msgspec.msgpack.decode(forward.payloads[0], type=Change), reply))
+        elif forward.kind == TRANSFER:
+            self.spawn(self.commands.serve(TRANSFER, msgspec.msgpack.decode(forward.payloads[0], type=Handover), reply))
         elif forward.kind == PROPOSE:
             self.proposals.serve(forward.payloads, reply, now)
         else:
@@ -346,8 +362,11 @@ class Member:
             self.proposals.leadership_lost()
         if event.leader is not None:
             self.no_use.discard(event.leader)
-            self.reading.leader_changed(event.leader)
+            self.reading.leader_changed()
             self._retry()
+        if event.leader != self._leader:
+            self._leader = event.leader
+            self.notify("leader", {"leader": event.leader, "term": event.term})
         self.notify("role", {"role": event.role.value, "term": event.term, "leader": event.leader})
 
     def _retry(self) -> None:
@@ -357,6 +376,9 @@ class Member:
 
     def _membership_changed(self) -> None:
         nodes = self.engine.history.nodes()
+        for gone in self._nodes - nodes.keys():
+            self._incarnations.pop(gone, None)  # it may come back with another disk, which is the one to know then
+        self._nodes = set(nodes)
         nodes.pop(self.hello.node, None)
         self.parts.transport.set_peers(nodes)
         self.engine.learn_incarnations(self._incarnations)
@@ -451,6 +473,10 @@ class Member:
             self._timer.cancel()
         self.proposals.end(self.stopped_error())
         self.reading.fail_all(self.stopped_error())
+        self.forwarding.end(
+            OutcomeUnknown(f"node {self.hello.node} stopped before the leader answered; look at the status")
+        )
+        self.snapshots.end(self.stopped_error())
         for future in self._changes:
             if not future.done():
                 future.set_result(None)

@@ -207,6 +207,14 @@ class Node:
             raise NodeStopped(f"node {self.id} is not started: use `async with node` or `await node.start()`")
         return self._member
 
+    @property
+    def _at_work(self) -> Member:
+        """As `member`; raises `NodeStopped` too when it has stopped."""
+        member = self.member
+        if member.stopped:
+            raise member.stopped_error()
+        return member
+
     # -- writing and reading ------------------------------------------------------------------------------------------
 
     async def bootstrap(self, members: Mapping[NodeId, str]) -> None:
@@ -248,14 +256,19 @@ class Node:
         consistency. Raises `ReadUnavailable`, `Overloaded`, `NodeStopped`.
         """
         if consistency == "stale":
-            return self.member.applier.applied.index
+            return self._at_work.applier.applied.index
         return await self.member.read(consistency == "lease")
 
     async def query(self, ask: Callable[[M], T], consistency: Consistency = "linearizable") -> T:
         """`ask(state_machine)` with the given consistency, never beside an apply. Raises as `read`."""
         await self.read(consistency)
         applier = self.member.applier
-        return await applier.exclusive(lambda: ask(applier.machine))  # type: ignore[arg-type]  # the caller knows its machine
+
+        def answer() -> T:
+            machine: M = self._at_work.applier.machine  # type: ignore[assignment]  # the caller knows its machine
+            return ask(machine)
+
+        return await applier.exclusive(answer)
 
     # -- watching -----------------------------------------------------------------------------------------------------
 
@@ -302,8 +315,8 @@ class Node:
             raise MembershipRefused(
                 f"node {id!r} is a member already, at {known.address}; remove it first to give it another place"
             )
-        learners = [*membership.learners, id]
-        await self.member.commands.change(Change(None, learners, {id: NodeInfo(address)}))
+        # The leader adds it to the learners that it knows of, which may be more than this node's.
+        await self._at_work.commands.change(Change(None, None, {id: NodeInfo(address)}))
         if wait:
             await self.caught_up(id)
 
@@ -325,12 +338,12 @@ class Node:
         `MembershipRefused`, `OutcomeUnknown`.
         """
         wanted = None if learners is None else list(learners)
-        await self.member.commands.change(Change(list(voters), wanted, {}))
+        await self._at_work.commands.change(Change(list(voters), wanted, {}))
 
     async def transfer_leadership(self, target: NodeId | None = None) -> None:
         """Hand leadership to `target`, or to the voter whose log is furthest. Raises `MembershipRefused`,
         `WaitTimeout`."""
-        await self.member.commands.transfer(Handover(target))
+        await self._at_work.commands.transfer(Handover(target))
 
 
 class Trigger:
@@ -341,23 +354,23 @@ class Trigger:
 
     def election(self) -> None:
         """Campaign now (with a pre-vote if that is on). Nothing on a leader, or on one that does not vote."""
-        member = self._node.member
+        member = self._node._at_work
         member.engine.campaign(asyncio.get_running_loop().time())
         member.wake()
 
     def heartbeat(self) -> None:
         """Show every member now that the leader lives. Nothing on others."""
-        member = self._node.member
+        member = self._node._at_work
         member.engine.heartbeat(asyncio.get_running_loop().time())
         member.wake()
 
     async def snapshot(self) -> SnapshotMeta:
         """Take a snapshot of what is applied now."""
-        return await self._node.member.snapshots.trigger()
+        return await self._node._at_work.snapshots.trigger()
 
     async def purge(self) -> None:
         """Remove from the log, and of the snapshots, what the settings do not ask to keep."""
-        await self._node.member.snapshots.prune()
+        await self._node._at_work.snapshots.prune()
 
 
 class Runtime:

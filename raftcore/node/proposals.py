@@ -24,7 +24,7 @@ from raftcore.errors import (
     TransferUnderWay,
 )
 from raftcore.messages import ForwardReply
-from raftcore.node.batch import Batch, Waiter
+from raftcore.node.batch import Batch, Waiter, copy_of
 from raftcore.node.forwarding import PROPOSE, ForwardedBatch, Forwarding, Reply, error_of
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Proposals:
     def _refuse(self, payloads: Sequence[bytes], size: int) -> NoReturn:
         """Say why these can't be proposed."""
         if self._ended is not None:
-            raise self._ended
+            raise copy_of(self._ended)
         for payload in payloads:
             if type(payload) is not bytes:
                 raise TypeError(f"a payload must be bytes, not {type(payload).__name__}; encode it first")
@@ -186,15 +186,18 @@ class Proposals:
             self.appended.append(batch)
 
     def _forward(self, leader: NodeId, batch: Batch) -> None:
-        request = 0
+        request, asked = 0, self._engine.vote
 
         def answered(reply: ForwardReply | OutcomeUnknown) -> None:
             if self.forwarded.pop(request, None) is None:
                 return
             error = reply if isinstance(reply, OutcomeUnknown) else error_of(reply)
             if isinstance(error, NotLeader):
-                self._no_use.add(leader)
                 self.held.append(batch)  # it was not appended there, so it may go elsewhere
+                if self._engine.vote == asked:
+                    self._no_use.add(leader)
+                else:  # the news of another leadership went by while this batch was away
+                    self.retry()
             elif isinstance(error, ProposalError):
                 self._fail(batch, error)
             elif isinstance(reply, ForwardReply) and len(reply.results) == len(batch.payloads):

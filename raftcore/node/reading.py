@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from raftcore.errors import OutcomeUnknown, Overloaded, RaftCoreError, ReadUnavailable
+from raftcore.errors import NotLeader, OutcomeUnknown, Overloaded, RaftCoreError, ReadUnavailable
 from raftcore.messages import ForwardReply
+from raftcore.node.batch import copy_of
 from raftcore.node.forwarding import READ, Forwarding, ReadRequest, Reply, error_of
+from raftcore.types import NO_VOTE
 
 if TYPE_CHECKING:
     from raftcore.engine import Engine
@@ -27,15 +29,17 @@ clocks whose speeds differ little), else by a quorum. stale: whatever this node 
 
 class Group:
     """Reads that share a confirmation. `reply` instead of futures: another member asked, and only wants the
-    index. `asked`: the leader that it was sent to."""
+    index. `asked`: the leader that it was sent to, as `request`, when this node's vote was `vote`."""
 
-    __slots__ = ("asked", "deadline", "futures", "lease", "reply")
+    __slots__ = ("asked", "deadline", "futures", "lease", "reply", "request", "vote")
 
     def __init__(self, lease: bool, deadline: float, reply: Reply | None = None) -> None:
         self.lease = lease
         self.deadline = deadline
         self.futures: list[asyncio.Future[int]] = []
         self.asked: NodeId | None = None
+        self.request = 0
+        self.vote = NO_VOTE
         self.reply = reply
 
     def fail(self, error: RaftCoreError) -> None:
@@ -43,7 +47,7 @@ class Group:
             self.reply.error(error)
         for future in self.futures:
             if not future.done():
-                future.set_exception(type(error)(*error.args))
+                future.set_exception(copy_of(error))
 
 
 class Reading:
@@ -93,7 +97,7 @@ class Reading:
         """Another member wants a read index."""
         lease = msgspec.msgpack.decode(request, type=ReadRequest).lease
         if self._engine.leadership is None:
-            reply.error(ReadUnavailable(f"node {self._engine.node} does not lead"))
+            reply.error(NotLeader(f"node {self._engine.node} does not lead"))
         else:
             group = Group(lease, now + self._timeout, reply)
             self._arm(group.deadline)
@@ -120,7 +124,8 @@ class Reading:
             group.asked = leader
             self._asked[number] = group
             request = msgspec.msgpack.encode(ReadRequest(group.lease))
-            self._forwarding.send(leader, READ, [request], lambda reply: self._forwarded(number, reply))
+            group.vote = engine.vote
+            group.request = self._forwarding.send(leader, READ, [request], lambda reply: self._forwarded(number, reply))
         else:
             self.held.append(group)
 
@@ -128,9 +133,11 @@ class Reading:
         group = self._asked.pop(id, None)
         if group is None:
             return
-        if isinstance(reply, OutcomeUnknown) or error_of(reply) is not None:
-            if group.asked is not None:
+        error = reply if isinstance(reply, OutcomeUnknown) else error_of(reply)
+        if isinstance(reply, OutcomeUnknown) or error is not None:
+            if isinstance(error, NotLeader) and group.asked is not None and group.vote == self._engine.vote:
                 self._no_use.add(group.asked)
+            group.asked = None
             self.held.append(group)  # a read may always be asked again; its deadline bounds it
         else:
             self._confirm(group, int.from_bytes(reply.results[0] or b"", "big"))
@@ -155,11 +162,12 @@ class Reading:
             else:
                 self.held.append(group)
 
-    def leader_changed(self, leader: NodeId) -> None:
+    def leader_changed(self) -> None:
         """Somebody else leads: what was sent to the last one is asked again (a read may be asked twice)."""
         for number, group in list(self._asked.items()):
-            if group.asked not in (None, leader):
+            if group.asked is not None and group.vote != self._engine.vote:
                 del self._asked[number]
+                self._forwarding.forget(group.request)
                 group.asked = None
                 self.held.append(group)
 
@@ -217,5 +225,6 @@ class Reading:
         self._asked = {key: group for key, group in self._asked.items() if id(group) not in gone}
         self._confirmed = [(index, group) for index, group in self._confirmed if id(group) not in gone]
         for group in ended:
+            self._forwarding.forget(group.request)
             self.count -= len(group.futures)
             group.fail(error)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 from raftcore.contracts import SnapshotSink, SnapshotWriter
 from raftcore.engine.progress import State
 from raftcore.engine.snapshots import installed_reply
-from raftcore.errors import CorruptData
+from raftcore.errors import CorruptData, NodeStopped
 from raftcore.messages import SnapshotChunk, SnapshotReply, SnapshotStatus
+from raftcore.node.batch import copy_of
 from raftcore.node.recovery import verified
 from raftcore.types import LogId, NodeId, SnapshotMeta
 
@@ -90,6 +91,8 @@ class Snapshots:
         self._wake = wake
         self._notify = notify
         self._building = False
+        self._ended: NodeStopped | None = None
+        self._waiting: list[asyncio.Future[SnapshotMeta]] = []
         self._wanted_again: list[asyncio.Future[SnapshotMeta]] = []
         self._answers: dict[NodeId, asyncio.Queue[SnapshotReply]] = {}
         self._pinned: dict[str, int] = {}
@@ -108,9 +111,12 @@ class Snapshots:
     def trigger(self) -> asyncio.Future[SnapshotMeta]:
         """Take a snapshot now; one that is being taken already does not count, since it may be older than
         what the caller saw."""
-        future = asyncio.get_running_loop().create_future()
-        self._wanted_again.append(future)
-        self._begin_build()
+        future: asyncio.Future[SnapshotMeta] = asyncio.get_running_loop().create_future()
+        if self._ended is not None:
+            future.set_exception(copy_of(self._ended))
+        else:
+            self._wanted_again.append(future)
+            self._begin_build()
         return future
 
     def _begin_build(self) -> None:
@@ -119,29 +125,34 @@ class Snapshots:
             self._spawn(self._build())
 
     async def _build(self) -> None:
-        waiting: list[asyncio.Future[SnapshotMeta]] = []
         try:
             while True:
-                waiting, self._wanted_again = self._wanted_again, []
+                self._waiting, self._wanted_again = self._wanted_again, []
                 meta = await self._build_one()
-                for future in waiting:
+                for future in self._waiting:
                     if not future.done():
                         future.set_result(meta)
                 if not self._wanted_again:
                     break
         finally:
             self._building = False
-            for future in waiting + self._wanted_again:
-                future.cancel()
         await self.prune()
+
+    def end(self, reason: NodeStopped) -> None:
+        """The node stops: nobody gets a snapshot any more."""
+        self._ended = reason
+        for future in self._waiting + self._wanted_again:
+            if not future.done():
+                future.set_exception(copy_of(reason))
 
     async def _build_one(self) -> SnapshotMeta:
         meta, view = await self._applier.exclusive(self._view)
         if self.known and self.known[0].last == meta.last:
+            _close(view)
             return self.known[0]
         started = asyncio.get_running_loop().time()
         meta = await self._written(meta, view)
-        self.known.insert(0, meta)
+        self._remember(meta)
         self._engine.snapshot_saved(meta.last)
         seconds = asyncio.get_running_loop().time() - started
         self._notify(
@@ -173,22 +184,27 @@ class Snapshots:
         except BaseException:
             await self._worker.run(writer.abort)
             raise
+        finally:
+            await self._worker.run(_close, view)
         finished = SnapshotMeta(
             meta.id, meta.last, meta.membership, meta.membership_at, size, digest.hexdigest(), meta.format
         )
         await self._worker.run(writer.commit, finished)
         return finished
 
+    def _remember(self, meta: SnapshotMeta) -> None:
+        # One from the leader may have come, and gone further, while one was being built here.
+        self.known.append(meta)
+        self.known.sort(key=lambda known: known.last, reverse=True)
+
     async def prune(self) -> None:
         """Delete what is beyond `keep` and not being sent, and purge what of the log the newest snapshot
         makes needless."""
-        kept: list[SnapshotMeta] = []
-        for position, meta in enumerate(list(self.known)):
-            if position < self._policy.keep or self._pinned.get(meta.id):
-                kept.append(meta)
-            else:
-                self.known.remove(meta)
-                await self._worker.run(self._sink.delete, meta.id)
+        needless = [meta for meta in self.known[self._policy.keep :] if not self._pinned.get(meta.id)]
+        for meta in needless:  # all of them before the first wait: others may prune meanwhile
+            self.known.remove(meta)
+        for meta in needless:
+            await self._worker.run(self._sink.delete, meta.id)
         upto = self._engine.purgeable(self._policy.trailing_entries)
         if upto is not None:
             self._purge(upto)
@@ -209,24 +225,30 @@ class Snapshots:
 
     async def _send(self, peer: NodeId) -> None:
         try:
-            while self._needs_snapshot(peer) and self.known:
-                meta = self.known[0]
+            while self._needs_snapshot(peer):
+                meta = self.known[0] if self.known else await self.trigger()
                 self._pinned[meta.id] = self._pinned.get(meta.id, 0) + 1
                 try:
                     done = await self._send_one(peer, meta)
+                except CorruptData as error:
+                    logger.error("snapshot for %s can't be read: %s; taking another", peer, error)
+                    await self._drop(meta)
+                    done = False
                 finally:
                     self._pinned[meta.id] -= 1
                 if done:
                     self._notify("snapshot_sent", {"peer": peer, "id": meta.id, "index": meta.last.index})
                 elif self._needs_snapshot(peer):
                     await asyncio.sleep(RESEND_SECONDS)
-        except CorruptData as error:
-            logger.error("snapshot for %s can't be read: %s; taking another", peer, error)
-            del self.known[0]
-            self._begin_build()
         finally:
             del self._answers[peer]
         await self.prune()
+
+    async def _drop(self, damaged: SnapshotMeta) -> None:
+        """Put a new snapshot in the place of one that can't be read."""
+        if damaged in self.known:
+            self.known.remove(damaged)
+        await self.trigger()
 
     def _needs_snapshot(self, peer: NodeId) -> bool:
         lead = self._engine.leadership
@@ -246,15 +268,13 @@ class Snapshots:
                 return False
             done = position + len(data) >= meta.size
             self._transport.send(peer, SnapshotChunk(self._engine.vote, lead.round, meta, position, data, done))
-            reply = await self._answer(answers, meta.id)
+            reply = await self._answer(answers, meta.id, position)
             if reply is None:
                 if loop.time() - idle_since >= self._policy.idle_timeout_ms / 1000:
                     return False
                 continue
             if reply.status is not SnapshotStatus.WANT:
                 return reply.status is SnapshotStatus.INSTALLED
-            if reply.offset == position:
-                continue
             idle_since = loop.time()
             if reply.offset != position + len(data):
                 chunks = _Reader(self._sink, meta, reply.offset, self._policy.chunk_bytes)
@@ -262,12 +282,14 @@ class Snapshots:
             data = await self._worker.run(chunks.next)
         return False
 
-    async def _answer(self, answers: asyncio.Queue[SnapshotReply], id: str) -> SnapshotReply | None:
+    async def _answer(self, answers: asyncio.Queue[SnapshotReply], id: str, sent: int) -> SnapshotReply | None:
+        """The answer to the chunk at offset `sent`. One that asks for that offset was given before the chunk arrived;
+        sending the chunk again for it would double every message from then on."""
         try:
             async with asyncio.timeout(RESEND_SECONDS):
                 while True:
                     reply = await answers.get()
-                    if reply.snapshot == id:
+                    if reply.snapshot == id and (reply.status is not SnapshotStatus.WANT or reply.offset != sent):
                         return reply
         except TimeoutError:
             return None
@@ -326,8 +348,7 @@ class Snapshots:
         except CorruptData as error:
             logger.warning("%s from %s; it is sent again", error, sender)
             return SnapshotReply(engine.vote, round, meta.id, SnapshotStatus.FAILED, 0)
-        self.known.insert(0, meta)
-        self.known.sort(key=lambda known: known.last, reverse=True)
+        self._remember(meta)
         engine.installing = meta.id
         await self._applier.exclusive(lambda: self._restore(meta), long=True)
         engine.snapshot_installed(meta)
@@ -366,3 +387,10 @@ class _Reader:
         data = bytes(self._buffer[: self._piece])
         del self._buffer[: self._piece]
         return data
+
+
+def _close(view: Iterator[bytes]) -> None:
+    """A view that is a generator may hold something open."""
+    close = getattr(view, "close", None)
+    if close is not None:
+        close()

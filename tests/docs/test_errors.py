@@ -14,9 +14,7 @@ PAGE = (Path(__file__).parents[2] / "docs/reference/errors.md").read_text(encodi
 def every_error() -> list[type[RaftCoreError]]:
     """All of them, in the order of the tree."""
     return [
-        value
-        for value in vars(raftcore.errors).values()
-        if inspect.isclass(value) and issubclass(value, RaftCoreError)
+        value for value in vars(raftcore.errors).values() if inspect.isclass(value) and issubclass(value, RaftCoreError)
     ]
 
 

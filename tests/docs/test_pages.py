@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,6 @@ import pytest
 
 from raftcore import Config
 from raftcore.cli.program import program
-from raftcore.errors import PluginError
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
@@ -45,26 +45,28 @@ def test_python_that_is_no_program_is_python(name: str, page: GetPage) -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", *PAGES])
-def test_toml_is_a_configuration(name: str, page: GetPage, tmp_path: Path) -> None:
-    """Every key of every table that a page shows is one that raftcore takes; comments that begin with "of" exempt a block."""
-    for block in page(name).blocks:
+def test_toml_is_a_configuration(name: str, page: GetPage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every key that a page shows is one that raftcore takes, but for files of others: they begin with ``# of``."""
+    found = page(name)
+    found.write_files(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))  # for state machines and backends of the page's own
+    monkeypatch.setattr(sys, "modules", sys.modules.copy())
+    for block in found.blocks:
         if block.language != "toml" or block.text.startswith("# of "):
             continue
         whole = "node" in tomllib.loads(block.text)
         file = tmp_path / "node.toml"
         file.write_text(block.text if whole else MINIMAL + block.text)
-        try:
-            config = Config.load(file, environ={})
-        except PluginError as error:
-            assert ":" in str(error)
-            assert "can't import" in str(error), "only a module of the page itself may be missing"
-        else:
-            assert config.cluster
+        Config.load(file, environ={})
 
 
 def commands(text: str) -> Iterator[list[str]]:
     """The words behind ``raftcore`` in the lines of a block and in inline code."""
-    lines = [line for block in re.findall(r"^```(?:console|sh)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
+    lines = [
+        line
+        for block in re.findall(r"^```(?:console|sh)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        for line in block.splitlines()
+    ]
     lines += re.findall(r"`([^`\n]+)`", text)
     for line in lines:
         match = re.match(r"(?:\$ )?(?:[A-Z_]+=\S+ )*raftcore ((?:[a-z]\S*|--).*)", line.strip())

@@ -1,4 +1,4 @@
-"""A harness for the engine: one member with crafted messages, or a cluster whose network, disks and clocks obey the test.
+"""A harness for the engine: one member with crafted messages, or a cluster with a network and disks that obey the test.
 
 Tests reach it through the fixtures at the end: `solo` makes one member, `cluster` makes several, the rest makes data.
 """
@@ -470,7 +470,7 @@ def solo() -> Callable[..., Member]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Callable[..., Cluster]:
-    """Make a cluster of `voters` and `learners`, with a log of terms for whoever is in `logs`; all know the latest term."""
+    """Make a cluster of `voters` and `learners`, with a log of terms for who is in `logs`; all know the latest term."""
 
     def make(
         voters: Iterable[str] = "abc",

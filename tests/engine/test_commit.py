@@ -20,6 +20,7 @@ def leading(solo):
 
 
 def acknowledge(member, peers, index):
+    """Each of them holds everything up to `index`."""
     for peer in peers:
         member.receive(peer, AppendReply(member.engine.vote, 0, index))
 
@@ -105,7 +106,7 @@ def figure_8(cluster):
 
 
 def test_figure_8_an_entry_of_an_older_term_on_a_majority_is_not_committed(figure_8):
-    """It is not safe there: (d) another leader, which has not got it, can still be elected and overwrite it everywhere."""
+    """It is not safe there: (d) another leader, which has not got it, can still be elected and overwrite it."""
     assert {0} == {figure_8[node].commit for node in "abcd"}
 
     figure_8.crash("a")
@@ -182,7 +183,7 @@ def test_the_commit_hint_is_true_after_a_restart(solo, run, vote, at):
 
 
 def test_a_late_own_acknowledgement_of_an_earlier_leadership_commits_nothing(solo, run, vote, at):
-    """The write was begun as leader of term 1; when it ends, this node follows another leader with other entries there."""
+    """The write was begun as leader of term 1; when it ends, this node follows another one with other entries there."""
     member = solo(voters="abc", auto=True)
     member.become_leader()
     member.auto = False

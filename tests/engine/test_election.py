@@ -310,8 +310,8 @@ def test_followers_and_candidates_seldom_time_out_together(solo, campaigns):
 def test_hearing_the_leader_restarts_the_timer(solo, vote):
     """A heartbeat a second keeps the peace."""
     member = solo(**FAST)
-    for round in range(10):
-        member.receive("b", AppendEntries(vote(1), round, NO_LOG, 0))
+    for number in range(10):
+        member.receive("b", AppendEntries(vote(1), number, NO_LOG, 0))
         member.elapse(0.9)
 
     assert (Role.FOLLOWER, 1) == (member.engine.role, member.engine.vote.leader.term)

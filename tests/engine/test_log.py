@@ -203,7 +203,7 @@ def test_purging_forgets_the_head(log_of, run, upto, expected, first):
 
 
 def test_a_reset_forgets_everything(log_of, run, at):
-    """The log goes on behind the snapshot, whose entries count as durable; the store is told before it gets new ones."""
+    """The log goes on behind the snapshot, whose entries are durable; the store is told before it gets new ones."""
     log = log_of((1, 6))
     log.append(run(1, 7))
     log.reset(at(4, 20))

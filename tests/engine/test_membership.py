@@ -45,6 +45,7 @@ def change(net, leader, voters, learners=""):
 
 
 def acknowledge(member, peers, index=None):
+    """Each of them holds everything, or everything up to `index`."""
     for peer in peers:
         if member.engine.leadership is not None:
             member.receive(peer, AppendReply(member.engine.vote, 0, index or member.engine.log.last.index))
@@ -269,8 +270,21 @@ def test_a_new_leader_finishes_a_joint_configuration_left_behind(cluster):
     assert {(False, NO_END)} == {(net[n].membership.is_joint, net[n].history.pending_index) for n in "bcd"}
 
 
+def test_a_new_leader_finishes_a_joint_configuration_that_it_knows_to_be_committed(solo, membership, appoint, vote):
+    """It takes its own first entry to be committed before the new set may follow."""
+    joint = membership("abc", joint_with="abd")
+    member = solo()
+    member.receive("b", AppendEntries(vote(1), 1, NO_LOG, 1, (appoint(1, 1, joint),)))
+    assert (1, NO_END) == (member.engine.commit, member.engine.history.pending_index)
+    member.become_leader()
+    assert 2 == member.engine.log.last.index
+    acknowledge(member, "b")
+
+    assert (2, membership("abd")) == (member.engine.commit, member.engine.membership)
+
+
 def test_majorities_of_both_sets_can_always_elect(cluster):
-    """One of each set is down, and only one of the others has the newest configuration: what is in the log counts, applied or not."""
+    """One of each set is down, and not all others have the newest configuration: what is in the log counts."""
     net = cluster("abc")
     net.elect("a")
     net.drops = lambda sender, to, message: to == "c" and isinstance(message, AppendEntries)
@@ -383,7 +397,7 @@ def test_a_leader_that_is_out_hands_over_and_never_campaigns_again(cluster):
 
 
 def test_a_leader_alone_can_not_leave_to_nobody(cluster):
-    """A leader that hands the cluster to one other member that is dead keeps trying in the joint configuration."""
+    """It hands the cluster to one other member, which is dead, and keeps trying in the joint configuration."""
     net = cluster("a")
     net.elect("a")
     net.add("b")
@@ -400,7 +414,7 @@ def test_a_leader_alone_can_not_leave_to_nobody(cluster):
 
 
 def test_who_is_out_stands_by_until_that_is_committed(cluster):
-    """The new set, b alone, lacks the entry that says so; a and c have it, and b needs one of their logs (thesis 4.2.2)."""
+    """The new set, b alone, lacks the entry that says so; a and c have it, and b needs one of their logs."""
     net = cluster("abc")
     net.elect("a")
     net.elapse(0.2)
@@ -566,7 +580,7 @@ def test_incarnations_wait_while_no_change_is_possible(solo, leader, reason):
 
 @pytest.mark.parametrize(("first", "second"), [("abcdx", "abcdy"), ("abc", "bcd"), ("abcdx", "abc")])
 def test_two_leaders_never_go_on_from_different_uncommitted_changes(cluster, first, second):
-    """Add and add, remove and remove, add and remove: a change that did not spread, another leader's, and the first again."""
+    """Add and add, remove and remove, add and remove: a change that did not spread, then another leader's."""
     net = cluster("abcd")
     net.elect("a")
     net.isolate("a")

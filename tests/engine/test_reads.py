@@ -22,12 +22,14 @@ def leader(solo):
 
 
 def read(member, *ids, lease=False):
-    for id in ids:
-        member.engine.read(id, lease=lease, now=member.now)
+    """Ask for reads with these ids."""
+    for name in ids:
+        member.engine.read(name, lease=lease, now=member.now)
     member.drain()
 
 
 def answer(member, peers, round):
+    """Each of them answers a message of this round."""
     for peer in peers:
         member.receive(peer, AppendReply(member.engine.vote, round, 0))
 
@@ -298,6 +300,16 @@ def test_a_lease_ends_before_a_transfer_starts(leader):
     assert [] == leader.take_events(ReadReady)
 
 
+def test_a_lease_ends_even_while_the_target_is_brought_up_to_date(leader):
+    """Before the order goes out."""
+    confirm(leader)
+    leader.engine.propose([b"x"])
+    leader.engine.transfer_leadership("b", leader.now)
+    read(leader, 1, lease=True)
+
+    assert ([], []) == (leader.take_events(ReadReady), leader.take_sent(TimeoutNow))
+
+
 @pytest.fixture
 def ordered(leader):
     """The leader after a transfer to b that came to nothing; the order to campaign is still on its way."""
@@ -334,7 +346,7 @@ def test_a_lease_holds_again_only_when_the_target_can_not_campaign_any_more(orde
 
 def test_a_delayed_order_to_campaign_is_refused_by_who_has_answered_a_later_round(ordered, solo):
     """So it can't start an election inside the later lease."""
-    leader, order = ordered
+    _, order = ordered
     member = solo("b", voters="abcde", terms=[1], by="a")
     member.receive("a", AppendEntries(order.vote, order.round, NO_LOG, 0))
     member.receive("a", AppendEntries(order.vote, order.round + 1, NO_LOG, 0))

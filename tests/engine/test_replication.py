@@ -192,7 +192,7 @@ def test_a_committed_entry_that_a_leader_contradicts_stops_the_node(solo, run, v
     """Two clusters were mixed, or a disk was altered; following would lose acknowledged data."""
     member = solo(terms=[1, 1, 1], commit=2)
 
-    with pytest.raises(InvariantViolation, match="the leader's entry 2 is .* is committed there"):
+    with pytest.raises(InvariantViolation, match=r"the leader's entry 2 is .* is committed there"):
         member.receive("b", AppendEntries(vote(2), 1, NO_LOG, 2, (run(1, 1, 1), run(2, 2))))
 
 

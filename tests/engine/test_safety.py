@@ -96,10 +96,10 @@ def test_rule_6_reads_are_keyed_by_the_leaders_own_number(solo):
     member = solo()
     member.become_leader()
     member.receive("b", AppendReply(member.engine.vote, 0, 1))
-    for round, answered in ((1, 1), (2, 1)):
+    for begun, answered in ((1, 1), (2, 1)):
         member.engine.read(5, lease=False, now=member.now)
         member.drain()
-        assert round == member.engine.leadership.round
+        assert begun == member.engine.leadership.round
         member.receive("b", AppendReply(member.engine.vote, answered, 1))
 
     assert [ReadReady([5], 1)] == member.take_events(ReadReady)
@@ -204,7 +204,7 @@ def test_rule_10_entries_are_purged_below_the_newest_snapshot_and_not_under_a_fo
         lambda member, v, meta: AppendEntries(v(1), 9, NO_LOG, 3),
         lambda member, v, meta: SnapshotChunk(v(1), 9, meta, 0, b"", True),
     ],
-    ids=["vote", "pre-vote", "ack", "foreign ack", "snapshot ack", "order", "own order", "request", "append", "snapshot"],
+    ids=["vote", "pre-vote", "ack", "foreign ack", "snap ack", "order", "own order", "request", "append", "snapshot"],
 )
 def test_rule_11_a_stale_or_repeated_message_changes_nothing(solo, vote, membership, make_message):
     """To a leader of term 3 whose follower has acknowledged everything."""
@@ -251,8 +251,8 @@ def test_rule_12_everything_that_waits_is_answered_when_leadership_ends(solo, vo
             member.receive(peer, AppendReply(member.engine.vote, 0, 2))
     member.engine.transfer_leadership("b", member.now)
     member.engine.leadership.transfer.deadline += 60
-    for id in (1, 2):
-        member.engine.read(id, lease=False, now=member.now)
+    for name in (1, 2):
+        member.engine.read(name, lease=False, now=member.now)
         member.drain()
     member.events.clear()
     if how == "deposed":

@@ -34,8 +34,9 @@ def leader(solo):
     return member
 
 
-def chunk(vote, meta, round=1, done=True):
-    return SnapshotChunk(vote, round, meta, 0, b"x", done)
+def chunk(vote, meta):
+    """The whole snapshot in one message of round 1."""
+    return SnapshotChunk(vote, 1, meta, 0, b"x", True)
 
 
 # -- the leader ---------------------------------------------------------------------------------------------------
@@ -110,7 +111,7 @@ def test_a_follower_that_is_up_to_date_after_a_snapshot_is_followed_up_without_n
     assert (State.PIPELINE, net["a"].log.last.index) == (progress.state, progress.match)
 
 
-def test_a_snapshot_that_is_older_than_what_was_offered_is_good_when_the_log_reaches_back_to_it(leader):
+def test_a_snapshot_older_than_what_was_offered_is_good_when_the_log_reaches_back_to_it(leader):
     """The follower got it from elsewhere, or began earlier; what its log lacks decides, not the offer."""
     _lose(leader, "c")
     progress = leader.engine.leadership.progress["c"]
@@ -161,12 +162,14 @@ def test_an_answer_to_a_snapshot_from_elsewhere_counts_nothing(leader, vote, who
 
 
 def test_a_follower_that_can_never_agree_behind_the_base_gets_a_snapshot(cluster):
-    """Its log is long, but of a leader that was overruled; the leader's log begins behind entries that it would need."""
+    """Its log is long, but of an overruled leader; the leader's log begins behind what it would need."""
     net = cluster("abc", logs={"a": [1, 2, 2, 2, 2, 2], "b": [1, 2, 2, 2, 2, 2], "c": [1, 1, 1, 1, 1, 1, 1]})
     net.isolate("c")
     net.elect("a")
     net.members["a"].take_snapshot()
-    assert 7 == net["a"].log.base.index
+    net.restart("a")
+    net.elect("a")
+    assert (7, 8) == (net["a"].log.base.index, net["a"].leadership.progress["c"].next)
     net.heal()
     net.elapse(2)
 
@@ -259,6 +262,16 @@ def test_a_snapshot_that_was_overtaken_while_it_was_installed_changes_nothing(so
     member.install("b", message)
 
     assert (6, at(1, 6), at(1, 4)) == (member.engine.commit, member.engine.log.last, member.engine.snapshot_last)
+
+
+def test_a_snapshot_older_than_the_base_of_the_log_changes_nothing(solo, meta):
+    """Whose entry its last one is can't be looked up any more."""
+    member = solo(terms=[1] * 8, commit=6)
+    member.take_snapshot()
+    before = member.state()
+    member.engine.snapshot_installed(meta(1, 4))
+
+    assert before == member.state()
 
 
 def test_term_and_vote_do_not_come_from_a_snapshot(solo, vote, meta):

@@ -11,6 +11,7 @@ ORDERS = [StandardOrder(), NodeOrder()]
 
 
 def v(term, node, committed=False):
+    """A vote; a leader's when it is committed."""
     return Vote(LeaderId(term, node), committed)
 
 
@@ -46,7 +47,7 @@ def test_who_may_be_voted_for(asked, mine, standard, node):
     ],
 )
 def test_who_may_be_followed(leader, mine, standard, node):
-    """In the standard order the one leader of the term, whomever was voted for; in node order none below the promise."""
+    """In the standard order the one leader of the term, whomever we voted for; in node order none below the promise."""
     assert [standard, node] == [order.accepts_leader(leader, mine) for order in ORDERS]
 
 

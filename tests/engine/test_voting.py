@@ -136,7 +136,7 @@ def test_pre_votes_are_granted_to_everybody_who_could_win(solo, vote, at):
 
 @pytest.mark.parametrize("pre", [False, True])
 def test_who_hears_a_leader_refuses(solo, vote, pre):
-    """For the lower election timeout; it keeps its term, so that a member that was cut off disturbs nobody (thesis 4.2.3)."""
+    """For the lower election timeout; it keeps its term, so who was cut off disturbs nobody (thesis 4.2.3)."""
     member = solo()
     member.receive("b", AppendEntries(vote(1), 1, NO_LOG, 0))
     before = member.engine.vote
@@ -168,7 +168,7 @@ def test_a_leader_refuses_whoever_campaigns(solo, vote, at, pre):
 
 
 def test_without_check_quorum_only_the_log_counts(solo, vote, at):
-    """A leader steps back for any candidate with a later term and a log that is as good; a pre-vote it still refuses."""
+    """A leader steps back for a candidate with a later term and a log as good; a pre-vote it still refuses."""
     member = solo(check_quorum=False)
     member.become_leader()
     member.receive("c", RequestVote(vote(8, "c", False), at(9, 9), pre=True))
@@ -318,7 +318,7 @@ def test_a_leader_that_reaches_no_quorum_steps_down(cluster):
     net = cluster("abcde")
     net.elect("a")
     term = net["a"].vote.leader.term
-    for other in "cde":
+    for other in "bcde":
         net.cut("a", other)
     net.elapse(2)
 
@@ -415,7 +415,7 @@ def test_an_answer_to_a_leader_of_the_past_counts_nothing(solo):
 
 
 def test_a_manual_campaign_breaks_no_promise(cluster):
-    """A node that has answered the leader refuses to campaign by order too, or the leader's lease would mean nothing."""
+    """Who has answered the leader does not campaign by order either, or the leader's lease would mean nothing."""
     net = cluster("abc")
     net.elect("a")
     net.deliver()

@@ -74,12 +74,13 @@ def test_a_node_that_is_not_started_is_neither(serve: Serve) -> None:
 
 def test_a_member_that_lags_behind_is_not_ready(serve: Serve) -> None:
     """It knows of a committed entry that its state machine has not taken yet."""
-    gate = threading.Event()
+    gate, entered = threading.Event(), []
 
     class Slow(KeyValue):
         blocking = True
 
         def apply(self, run: object) -> list[bytes | None]:
+            entered.append(self)
             gate.wait(20)
             return super().apply(run)
 
@@ -87,7 +88,7 @@ def test_a_member_that_lags_behind_is_not_ready(serve: Serve) -> None:
         try:
             node, client = cluster.nodes["n1"], cluster.clients["n1"]
             proposed = node.propose(encode(Put("x", b"1")))
-            await node.wait_for(lambda status: status.commit > status.applied)
+            await node.wait_for(lambda status: node.member.applier.machine in entered)
             lagging = await client.get("/readyz")
             gate.set()
             await proposed

@@ -357,7 +357,7 @@ def test_a_command_with_nobody_leading_was_not_done(run, cluster):
         async with cluster(0, limits={"proposal_timeout_ms": 30}) as c:
             c.members = {"n1": "address-1", "n2": "address-2"}
             node = await c.start("n1")
-            with pytest.raises(NotLeader, match=r"nobody led within 0.03 s"):
+            with pytest.raises(NotLeader, match=r"no leader could be reached within 0.03 s"):
                 await node.change_membership(["n1"])
             with pytest.raises(NotAppended):
                 await node.transfer_leadership()
