@@ -5,14 +5,14 @@ Rules
 1. A vote is granted only when it is durable, and a candidate's own vote counts only then too.
 2. A node votes for a candidate only if the candidate's log is at least as new as its own (§5.4.1).
 3. A node that hears a leader, or leads with a quorum in touch, refuses votes and pre-votes unless the leader
-itself asked for the
-   election. So a member that was cut off, or removed, disturbs nobody.
-4. A pre-vote changes nothing on either side. A refusal's higher term is taken over, or the asker would never catch up.
+   itself asked for the election. So a member that was cut off, or removed, disturbs nobody.
+4. A pre-vote changes nothing on either side. A refusal's higher term is taken over, or the asker would never
+   catch up.
 5. Votes are kept by voter, for one candidacy: a repeated, late or foreign grant counts nothing.
 6. The election timer restarts when a leader is heard or a vote granted, and on nothing else; the timeout is
-drawn anew at each campaign.
+   drawn anew at each campaign.
 7. After a restart a node behaves as if it had just heard a leader: it may have promised one, by its
-acknowledgements, to hold still.
+   acknowledgements, to hold still.
 """
 
 from __future__ import annotations
@@ -166,17 +166,15 @@ def become_leader(engine: Engine, now: float) -> None:
     engine.leader = engine.node
     for peer in engine.membership.members:
         if peer != engine.node:
-            add_peer(engine, lead, peer)
+            add_peer(engine, lead, peer, first_index)
     log.append(Entries(engine.vote.leader, first_index, EntryKind.BLANK, [b""]))
     set_role(engine, Role.LEADER)
 
 
-def add_peer(engine: Engine, lead: Leadership, peer: NodeId) -> None:
-    """Begin to replicate to a member; where its log agrees is found by asking."""
+def add_peer(engine: Engine, lead: Leadership, peer: NodeId, next_index: int) -> None:
+    """Begin to replicate to a member from `next_index` on; where its log agrees is found by asking."""
     settings = engine.settings
-    lead.progress[peer] = Progress(
-        engine.log.last.index + 1, settings.max_inflight_messages, settings.max_inflight_bytes
-    )
+    lead.progress[peer] = Progress(next_index, settings.max_inflight_messages, settings.max_inflight_bytes)
 
 
 # -- voting -------------------------------------------------------------------------------------------------------
@@ -232,9 +230,7 @@ def on_stray_reply(engine: Engine, sender: NodeId, reply: VoteReply | AppendRepl
 def on_timeout_now(engine: Engine, sender: NodeId, message: TimeoutNow, now: float) -> None:
     """The leader hands over: campaign at once, if this is a voter and the request is not one from the past.
 
-    A delayed request could start an election inside a later lease of the leader's. The leader has moved on to
-    a higher round by then, and counts on its lease again only after this node has answered that round, which
-    makes this node refuse here.
+    A delayed request would depose a leader that went on leading after the transfer had failed.
     """
     if message.vote != engine.vote or engine.leader != sender or message.round < engine.leader_round:
         return

@@ -2,14 +2,12 @@
 
 Rules
 1. One turn: feed everything that has arrived (`receive`, `propose`, `read`, `written`, `tick` …), then `take`
-until it gives None,
-   carrying out each `Output`; then `take_write` when no write is under way, and `written` when it is durable.
+   until it gives None, carrying out each `Output`; then `take_write` when no write is under way, and
+   `written` when it is durable.
 2. A message that promises something (a vote, an acknowledgement) is held back here until what it promises is
-durable, and dropped
-   if the vote has moved on by then. So nobody outside can send one too early.
+   durable, and dropped if the vote has moved on by then. So nobody outside can send one too early.
 3. Every handler is chosen by role and type of message in `HANDLERS`; what a role has no use for is refused
-and counted, and changes
-   nothing.
+   and counted, and changes nothing.
 4. `now` is a number of seconds that never steps back; it is only ever compared with earlier ones.
 
 Modules: `election`, `replication`, `membership`, `reads`, `snapshots`, `transfer` hold one concept of the
@@ -64,6 +62,8 @@ if TYPE_CHECKING:
     from raftcore.engine.settings import RaftSettings
 
 FOREVER = float("inf")
+HELD_MESSAGES = 4096
+"""Messages that wait for the disk; of more, the oldest are dropped, as if lost on their way."""
 
 
 class Engine:
@@ -121,7 +121,7 @@ class Engine:
         self._ticket = 0
         self._durable_ticket = 0
         self._vote_ticket = 0
-        self._held: deque[tuple[int, NodeId, Message]] = deque()
+        self._held: deque[tuple[int, NodeId, Message]] = deque(maxlen=HELD_MESSAGES)
         self.role = election.resting_role(self)
         self.handlers = HANDLERS[self.role]
         self.shown: tuple[Role, int, NodeId | None] = (self.role, vote.leader.term, None)
@@ -205,7 +205,7 @@ class Engine:
                 f"{lead.uncommitted_bytes} bytes are not committed yet (raft.max_uncommitted_bytes is "
                 f"{self.settings.max_uncommitted_bytes}); try again when the cluster has caught up"
             )
-        runs = self._runs_of(payloads)
+        runs = self._runs_of(payloads) if payloads else []
         for run in runs:
             self.log.append(run)
             lead.uncommitted.append((run.last_index, run.weight))
@@ -276,6 +276,12 @@ class Engine:
     def snapshot_saved(self, last: LogId) -> None:
         """See `snapshots.saved`."""
         snapshots.saved(self, last)
+
+    def snapshot_begins(self, peer: NodeId, last: LogId) -> None:
+        """`peer` is being sent the snapshot that ends at `last`: entries behind it stay in the log meanwhile."""
+        progress = self.leadership.progress.get(peer) if self.leadership is not None else None
+        if progress is not None and progress.snapshot_index < last.index:
+            progress.snapshot_index = last.index
 
     def snapshot_installed(self, meta: SnapshotMeta) -> None:
         """See `snapshots.installed`."""

@@ -27,7 +27,7 @@ class Leadership:
 
     `first_index`: the blank entry of this leadership; what is committed from there on is of this leader's own term.
     `match`: each member's durable match, the own node included. `rounds`: the newest round each peer has answered.
-    `confirmed_at`: when the newest round that a quorum has answered was *sent*.
+    `confirmed_at`: when the newest round that a quorum has answered was *sent*. `lease_over`: no lease is relied on any more.
     """
 
     __slots__ = (
@@ -36,7 +36,7 @@ class Leadership:
         "confirmed_at",
         "first_index",
         "heartbeat_at",
-        "lease_barriers",
+        "lease_over",
         "match",
         "notify_at",
         "pending_reads",
@@ -71,7 +71,7 @@ class Leadership:
         self.waiting_reads: list[int] = []
         self.pending_reads: deque[tuple[int, list[int], int]] = deque()
         self.transfer: Transfer | None = None
-        self.lease_barriers: dict[NodeId, int] = {}
+        self.lease_over = False
 
     def deadline(self) -> float:
         """When time alone makes the leader do something."""

@@ -3,18 +3,16 @@
 Rules
 1. A configuration is in force from the moment when its entry is *appended*, on every node, committed or not.
 2. What is in force is derived from the log and the snapshot: truncating an entry brings back what was in
-force before it, however
-   many are truncated at once. A voter that is in force no more campaigns, if it must, until that is
-   committed: the cluster may need it, since it may be the only one whose log is new enough (thesis 4.2.2). It
-   does not count its own vote.
+   force before it, however many are truncated at once. A voter that is in force no more campaigns, if it
+   must, until that is committed: the cluster may need it, since it may be the only one whose log is new
+   enough (thesis 4.2.2). It does not count its own vote.
 3. A change begins only when the one before is committed, and when this leader has committed an entry of its
-own term (the flaw in
-   the single-server changes of 2015 was the lack of this).
+   own term (the flaw in the single-server changes of 2015 was the lack of this).
 4. Every change of voters goes through a joint configuration, which needs a majority of both sets for
-everything. When it is
-   committed the leader appends the new set alone; so does a new leader that finds a joint configuration left behind.
+   everything. When it is committed the leader appends the new set alone; so does a new leader that finds a
+   joint configuration left behind.
 5. A leader that is not in the new set leads until the new set is committed, without counting itself, and then
-hands over.
+   hands over.
 """
 
 from __future__ import annotations
@@ -112,7 +110,7 @@ def in_force(engine: Engine) -> None:
         # Who is out stays in `progress` until this is committed: it gets the entry, and that news, so that it knows.
         for peer in membership.members:
             if peer != engine.node and peer not in lead.progress:
-                election.add_peer(engine, lead, peer)
+                election.add_peer(engine, lead, peer, engine.log.last.index)
     elif engine.candidacy is None:
         election.set_role(engine, election.resting_role(engine))
     engine.events.append(MembershipChanged())

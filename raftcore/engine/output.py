@@ -75,7 +75,7 @@ class SnapshotAnswered(msgspec.Struct, frozen=True):
 
 
 class TransferEnded(msgspec.Struct, frozen=True):
-    """A transfer of leadership is over; `done` says whether somebody else leads now."""
+    """A transfer of leadership is over; `done` says that this node leads no more."""
 
     done: bool
 

@@ -1,16 +1,14 @@
 """Linearizable reads without a log entry (thesis 6.4): read index, and leases.
 
 Rules
-1. A leader serves nothing before it has committed an entry of its own term: until then its commit index may be behind.
+1. A leader serves nothing before it has committed an entry of its own term: until then its commit index may
+   be behind.
 2. A read is confirmed by answers from a quorum to a round that began *after* the read arrived. Rounds are the
-leader's own growing
-   numbers; nothing that a caller chose takes part.
+   leader's own growing numbers; nothing that a caller chose takes part.
 3. A lease counts from when the answered round was *sent*, on a clock that never steps back, and is shorter
-than the time for which
-   those who answered refuse to vote for anybody else.
-4. A lease ends before a transfer begins, since the target's election does not wait for anyone. It holds again
-only when every node
-   that was told to campaign has answered a later round (and so will refuse that order, should it arrive late).
+   than the time for which those who answered refuse to vote for anybody else.
+4. A lease ends before a transfer begins, since the target's election does not wait for anyone. Once a node was told
+   to campaign there is no lease any more in this leadership: the order may arrive at any time, however late.
 
 Reads are gathered: all that wait share the next round, and one round is under way at a time.
 """
@@ -43,9 +41,7 @@ def read(engine: Engine, id: int, lease: bool, now: float) -> None:
 
 def lease_holds(engine: Engine, lead: Leadership, now: float) -> bool:
     """Whether nobody else can lead at `now` (rules 3 and 4)."""
-    if not engine.settings.check_quorum or lead.transfer is not None:
-        return False
-    if any(lead.rounds.get(node, 0) <= ordered for node, ordered in lead.lease_barriers.items()):
+    if not engine.settings.check_quorum or lead.transfer is not None or lead.lease_over:
         return False
     return now < confirmed_at(engine, lead, now) + engine.lease
 

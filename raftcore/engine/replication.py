@@ -1,13 +1,15 @@
 """Log replication (paper §5.3, §5.4.2) and commit.
 
 Rules
-1. A follower acknowledges entries only when they are durable; the acknowledgement names the write that it waits for.
-2. A leader commits by counting only entries of its own term; what lies before them is committed with them (§5.4.2).
+1. A follower acknowledges entries only when they are durable; the acknowledgement names the write that it
+   waits for.
+2. A leader commits by counting only entries of its own term; what lies before them is committed with them
+   (§5.4.2).
 3. A follower commits at most up to the last entry that the message in hand covers: only so far are the logs
-known to agree.
+   known to agree.
 4. `commit` and `match` never go back; an old or repeated message moves nothing.
 5. A follower deletes entries only where they conflict, never because a message ends earlier (a late message
-is no order).
+   is no order).
 
 Theory of operation. The leader sends the entries of a turn to everyone in that turn, beside its own write,
 which counts like any follower's when it is durable (thesis 10.2.1). To a follower whose log agrees it sends

@@ -3,11 +3,14 @@
 Bytes are the node's affair; here is what they mean.
 
 Rules
-1. A snapshot that reaches no further than what is committed here changes nothing, and is answered as installed.
+1. A snapshot that reaches no further than what is committed here changes nothing, and is answered as
+   installed.
 2. Neither term nor vote come from a snapshot.
-3. When the log holds the snapshot's last entry, what follows it is kept; otherwise the whole log gives way (§7).
+3. When the log holds the snapshot's last entry, what follows it is kept; otherwise the whole log gives way
+   (§7).
 4. The membership in a snapshot is whole and takes the place of everything up to its last entry.
-5. Entries are purged only below the newest durable snapshot, and not beyond one that a follower is being sent.
+5. Entries are purged only below the newest durable snapshot, and not beyond one that a follower is being
+   sent.
 """
 
 from __future__ import annotations

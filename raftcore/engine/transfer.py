@@ -61,7 +61,7 @@ def give_up(engine: Engine, lead: Leadership) -> None:
 
 
 def _order(engine: Engine, lead: Leadership, target: NodeId) -> None:
-    lead.lease_barriers[target] = lead.round
+    lead.lease_over = True
     engine.send.append((target, TimeoutNow(engine.vote, lead.round)))
 
 

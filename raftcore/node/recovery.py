@@ -5,7 +5,7 @@ Order
 2. The log must begin at or before the end of the state; a gap between them is lost data.
 3. The whole log is read once: no holes, checksums right, leaders never decreasing.
 4. A log that ends before the newest snapshot, or holds another entry where it ends, gives way to it: the
-snapshot is committed.
+   snapshot is committed.
 5. The state machine must not be ahead of the log, nor disagree with it about an entry.
 6. Everything that a snapshot covers, that was applied, or that the store's hint says, is committed.
 """

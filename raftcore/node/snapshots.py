@@ -228,6 +228,8 @@ class Snapshots:
             while self._needs_snapshot(peer):
                 meta = self.known[0] if self.known else await self.trigger()
                 self._pinned[meta.id] = self._pinned.get(meta.id, 0) + 1
+                # Each attempt takes the newest, so a follower that is gone does not hold the log back for ever.
+                self._engine.snapshot_begins(peer, meta.last)
                 try:
                     done = await self._send_one(peer, meta)
                 except CorruptData as error:

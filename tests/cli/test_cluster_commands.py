@@ -126,7 +126,7 @@ def test_an_answer_that_is_not_ours_is_no_traceback(cli: Callable) -> None:
 
 
 class Writer(threading.Thread):
-    """Writes keys one after the other to some members in turn, each until it is acknowledged, until it is told to end."""
+    """Writes keys one after the other to some members in turn, each until it is acknowledged."""
 
     def __init__(self, members: Sequence) -> None:
         super().__init__()

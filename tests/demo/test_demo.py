@@ -108,7 +108,9 @@ def test_a_demo_that_is_ended_leaves_no_process(tmp_path: Path, number: int) -> 
         )
     try:
         assert _wait_until(lambda: "clients write" in said.read_text())
-        running.send_signal(number)
+        for _ in range(3):  # the impatient change nothing
+            running.send_signal(number)
+            time.sleep(0.05)
         code = running.wait(20)
     finally:
         if running.poll() is None:
@@ -135,10 +137,11 @@ def test_a_directory_with_something_else_in_it_is_refused(tmp_path: Path) -> Non
 def test_a_node_that_does_not_start_is_shown_with_its_log(tmp_path: Path) -> None:
     """The error holds what the process said last."""
 
+    first, *_ = prepare(tmp_path, 10)
+    first.file.write_text("[node]\nid = 1\n")
+
     async def check() -> None:
-        first, *_ = prepare(tmp_path, 10)
-        first.file.write_text("[node]\nid = 1\n")
-        first.start()
+        await first.start()
         with pytest.raises(DemoFailed, match=r"node n1 \(process \d+\) ended instead of starting(.|\n)*node\.id"):
             await first.until_ready()
 
@@ -160,11 +163,12 @@ def test_an_earlier_demo_makes_room_for_the_next(tmp_path: Path) -> None:
 def test_what_is_missing_is_found(tmp_path: Path) -> None:
     """A key that is not there and one with another value are lost; a good one is not."""
 
+    first, *_ = prepare(tmp_path, 10)
+    alone = [line for line in first.file.read_text().splitlines() if not line.startswith(("n2", "n3"))]
+    first.file.write_text("\n".join(alone))
+
     async def check() -> set[str]:
-        first, *_ = prepare(tmp_path, 10)
-        text = first.file.read_text()
-        first.file.write_text("\n".join(line for line in text.splitlines() if not line.startswith(("n2", "n3"))))
-        first.start()
+        await first.start()
         try:
             await first.until_ready()
             connection = first.connection()

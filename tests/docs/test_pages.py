@@ -50,14 +50,14 @@ def test_toml_is_a_configuration(name: str, page: GetPage, tmp_path: Path, monke
     found = page(name)
     found.write_files(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))  # for state machines and backends of the page's own
-    monkeypatch.setattr(sys, "modules", sys.modules.copy())
     for block in found.blocks:
         if block.language != "toml" or block.text.startswith("# of "):
             continue
         whole = "node" in tomllib.loads(block.text)
         file = tmp_path / "node.toml"
         file.write_text(block.text if whole else MINIMAL + block.text)
-        Config.load(file, environ={})
+        config = Config.load(file, environ={})
+        sys.modules.pop(config.state_machine.backend.name.partition(":")[0], None)
 
 
 def commands(text: str) -> Iterator[list[str]]:

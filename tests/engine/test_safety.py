@@ -189,6 +189,12 @@ def test_rule_10_entries_are_purged_below_the_newest_snapshot_and_not_under_a_fo
 
     assert 3 == member.engine.purgeable(0).index
 
+    member.engine.snapshot_begins("c", member.engine.snapshot_last)
+
+    assert (
+        7 == member.engine.purgeable(0).index
+    )  # a newer snapshot is being sent: a follower that is gone holds nothing
+
 
 @pytest.mark.parametrize(
     "make_message",

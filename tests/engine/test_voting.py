@@ -427,3 +427,14 @@ def test_a_manual_campaign_breaks_no_promise(cluster):
     net.deliver()
 
     assert (["a"], Role.FOLLOWER) == (net.leaders(), net["b"].role)
+
+
+def test_what_waits_for_a_stalled_disk_is_bounded(solo, vote):
+    """Of more answers than are held, the oldest are dropped, as if lost on their way."""
+    member = solo("a", terms=[1], by="b")
+    request = RequestVote(vote(2, "c", False), member.engine.log.last, transfer=True)
+    for _ in range(5000):
+        member.engine.receive("c", request, member.now)
+    member.flush()
+
+    assert 4096 == len(member.take_sent(VoteReply))

@@ -430,7 +430,9 @@ def _eventually() -> Callable[..., Coroutine[object, object, None]]:
 def run() -> Callable[[Callable[[], Awaitable[None]]], None]:
     """Run a test's coroutine, bounded in time; afterwards no task, no timer and no unseen failure may be left."""
 
-    def run(main: Callable[[], Awaitable[None]], factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> None:
+    def run(
+        main: Callable[[], Awaitable[None]], factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    ) -> None:
         failures: list[dict[str, Any]] = []
 
         async def bounded() -> None:

@@ -169,7 +169,9 @@ def test_a_transfer_to_a_member_that_does_not_answer_ends(run, cluster, asked):
     async def main():
         async with cluster() as c:
             c["n1"].wire.drop = lambda peer, message: peer == "n2" and not isinstance(message, AppendEntries)
-            with pytest.raises(WaitTimeout, match="n2 did not take over leadership within 0.15 s; node n1 goes on leading"):
+            with pytest.raises(
+                WaitTimeout, match="n2 did not take over leadership within 0.15 s; node n1 goes on leading"
+            ):
                 await c[asked].node.transfer_leadership("n2")
 
             assert "leader" == c["n1"].node.status().role
@@ -263,7 +265,9 @@ def test_a_second_node_of_the_same_name_is_refused_at_its_start(run, cluster):
             c.places["first"] = first
 
             assert [["close"], ["open", "close"], ["close"]] == [
-                second.log.calls, second.machine.calls, second.sink.calls
+                second.log.calls,
+                second.machine.calls,
+                second.sink.calls,
             ]
 
     run(main)

@@ -130,7 +130,9 @@ def test_too_many_proposals_are_refused_until_some_are_answered(run, cluster):
         async with cluster(1, limits={"max_pending_proposals": 3}) as c:
             node = c["n1"].node
             waiting = [node.propose(b"x"), node.propose_many([b"y", b"z"])]
-            with pytest.raises(Overloaded, match=r"3 proposals \(3 bytes\) wait already and 1 \(1 bytes\) more do not fit"):
+            with pytest.raises(
+                Overloaded, match=r"3 proposals \(3 bytes\) wait already and 1 \(1 bytes\) more do not fit"
+            ):
                 node.propose(b"w")
             with pytest.raises(Overloaded, match="limits.max_pending_proposals is 3"):
                 node.propose_many([b"w"])

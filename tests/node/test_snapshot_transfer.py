@@ -239,7 +239,9 @@ def test_a_snapshot_that_is_not_needed_changes_nothing(run, behind, eventually):
             assert [SnapshotStatus.INSTALLED] * 2 == [r.status for r in c["n2"].wire.of_kind(SnapshotReply)]
             assert ([b"x", b"y"], []) == (c["n2"].machine.kept, c["n2"].machine.restored)
             assert (before.applied, before.last_index, before.snapshot) == (
-                after.applied, after.last_index, after.snapshot
+                after.applied,
+                after.last_index,
+                after.snapshot,
             )
             assert [] == c["n2"].sink.list()
 
@@ -326,7 +328,9 @@ def test_a_build_that_ends_after_an_installation_does_not_displace_it(run, behin
             c["n3"].machine.view_gate.close()
             building = asyncio.ensure_future(c["n3"].node.trigger.snapshot())
             await eventually(lambda: c["n3"].machine.view_gate.waiting)
-            c["n1"].wire.drop = lambda peer, message: peer == "n3" and isinstance(message, AppendEntries) and message.runs
+            c["n1"].wire.drop = lambda peer, message: (
+                peer == "n3" and isinstance(message, AppendEntries) and message.runs
+            )
             await c["n1"].node.propose_many(PAYLOADS)
             await c["n1"].node.trigger.snapshot()
             await eventually(lambda: c["n3"].machine.restored)

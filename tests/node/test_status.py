@@ -77,7 +77,9 @@ def test_waiting_in_vain_says_what_was_waited_for_and_how_things_stand(run, clus
 
     async def main():
         async with cluster() as c:
-            text = r"node n2: that the moon is full did not come true within 0.02 s; it is follower of term 1, leader n1, "
+            text = (
+                r"node n2: that the moon is full did not come true within 0.02 s; it is follower of term 1, leader n1, "
+            )
             with pytest.raises(WaitTimeout, match=text + r"commit \d+, applied \d+"):
                 await c["n2"].node.wait_for(lambda status: False, 0.02, "that the moon is full")
 
@@ -241,9 +243,7 @@ def test_every_event_that_the_contract_names_happens(run, cluster, eventually):
 
     async def main():
         names = set(re.findall(r"``(\w+)``", Event.__doc__.partition("`detail`")[0]))
-        async with cluster(
-            policy={"trailing_entries": 0}, limits={"storage_stall_ms": 1}, blocking_log=True
-        ) as c:
+        async with cluster(policy={"trailing_entries": 0}, limits={"storage_stall_ms": 1}, blocking_log=True) as c:
             await c["n3"].node.close()
             await c["n1"].node.propose(b"x")
             await c["n1"].node.trigger.snapshot()

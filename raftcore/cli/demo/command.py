@@ -86,7 +86,10 @@ def demo(
         generated = directory / "pairs.jsonl"
         pair_files.generate(generated, count)
         pairs = pair_files.read(generated, None)
-    result = asyncio.run(_Demo(directory, processes, pairs).run(keep))
+    try:
+        result = asyncio.run(_Demo(directory, processes, pairs).run(keep))
+    except asyncio.CancelledError:  # by `_ending_on_signals`
+        raise click.Abort from None
     if json:
         print_json(asdict(result))
     else:
@@ -129,7 +132,7 @@ class _Demo:
 
     async def _start(self) -> None:
         for process in self._processes:
-            process.start()
+            await process.start()
         await asyncio.gather(*(process.until_ready() for process in self._processes))
         _say("three nodes run: " + ", ".join(f"{p.node} at http://{p.http} (process {p.pid})" for p in self._processes))
 
@@ -162,7 +165,7 @@ class _Demo:
         await self._load.kill(victim)
         _say(f"killed the leader, {victim.node}, after {len(self._load.acknowledged)} acknowledged writes")
         await self._load.reached(0.75)
-        victim.start()
+        await victim.start()
         await victim.until_ready()
         _say(f"{victim.node} is back")
 
@@ -196,15 +199,22 @@ def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
 
 @contextmanager
 def _ending_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP cancel this task, as SIGINT does already, so that the processes are ended too."""
+    """The first signal cancels this task, so that the processes are ended too; more of them don't hinder that."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, task.cancel)
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def end() -> None:
+        for number in signals:
+            loop.add_signal_handler(number, lambda: None)
+        if task is not None:
+            task.cancel()
+
+    for number in signals:
+        loop.add_signal_handler(number, end)
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in signals:
             loop.remove_signal_handler(number)
 
 

@@ -47,8 +47,11 @@ class Process:
         host, _, port = self.http.rpartition(":")
         return Connection(host, int(port))
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Start it, in a session of its own: an interrupt at the terminal is for the demo, which then ends it."""
+        await asyncio.to_thread(self._start)
+
+    def _start(self) -> None:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "raftcore.cli", "run", str(self.file)],
@@ -65,13 +68,13 @@ class Process:
             async with asyncio.timeout(READY_SECONDS):
                 while True:
                     if self._process is None or self._process.poll() is not None:
-                        raise self.failed("ended instead of starting")
+                        raise await self.failed("ended instead of starting")
                     with suppress(NoAnswer):
                         if (await connection.ask("GET", "/readyz"))[0] == 200:
                             return
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
-            raise self.failed(f"was not ready within {READY_SECONDS:g} s") from None
+            raise await self.failed(f"was not ready within {READY_SECONDS:g} s") from None
         finally:
             connection.close()
 
@@ -92,10 +95,13 @@ class Process:
         except subprocess.TimeoutExpired:
             await self.kill()
 
-    def failed(self, what: str) -> DemoFailed:
+    async def failed(self, what: str) -> DemoFailed:
         """An error about this process, with the end of its log."""
-        lines = self.log.read_text(errors="replace").splitlines()[-LOG_TAIL:] if self.log.exists() else []
-        return DemoFailed(f"node {self.node} (process {self.pid}) {what}; the end of {self.log}:\n" + "\n".join(lines))
+        tail = "\n".join((await asyncio.to_thread(self._logged))[-LOG_TAIL:])
+        return DemoFailed(f"node {self.node} (process {self.pid}) {what}; the end of {self.log}:\n{tail}")
+
+    def _logged(self) -> list[str]:
+        return self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
 
 
 def prepare(directory: Path, every_entries: int) -> list[Process]:

@@ -63,7 +63,7 @@ async def agreed(processes: Sequence[Process]) -> list[State]:
                 states.append(await state(process))
             except NoAnswer as error:
                 if asyncio.get_running_loop().time() > deadline:
-                    raise process.failed(f"gave no answer: {error}") from None
+                    raise await process.failed(f"gave no answer: {error}") from None
         if len(states) == len(processes) and are_equal(states):
             return states
         if len(states) == len(processes) and asyncio.get_running_loop().time() > deadline:
@@ -90,13 +90,13 @@ async def missing(process: Process, pairs: Mapping[str, bytes], acknowledged: se
         for key in chosen:
             status, body = await connection.ask("GET", key_path(key))
             if status not in (200, 404):
-                raise process.failed(
+                raise await process.failed(
                     f"did not answer for key '{key}': status {status}: {body.decode(errors='replace')}"
                 )
             if status == 404 or body != pairs[key]:
                 lost.add(key)
     except NoAnswer as error:
-        raise process.failed(f"gave no answer: {error}") from None
+        raise await process.failed(f"gave no answer: {error}") from None
     finally:
         connection.close()
     return lost
