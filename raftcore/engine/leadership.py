@@ -27,7 +27,8 @@ class Leadership:
 
     `first_index`: the blank entry of this leadership; what is committed from there on is of this leader's own term.
     `match`: each member's durable match, the own node included. `rounds`: the newest round each peer has answered.
-    `confirmed_at`: when the newest round that a quorum has answered was *sent*. `lease_over`: no lease is relied on any more.
+    `confirmed_at`: when the newest round that a quorum has answered was *sent*. `lease_over`: no lease is
+    relied on any more.
     """
 
     __slots__ = (

@@ -86,6 +86,7 @@ class Node:
         self._member: Member | None = None
         self._proposals: Proposals | None = None
         self._closed = False
+        self._transport_end: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
         self.trigger = Trigger(self)
         self.runtime = Runtime(self)
@@ -127,7 +128,7 @@ class Node:
             )
             hello = Hello(self.cluster, self.id, incarnation, self.address, VERSIONS)
             member = Member(hello, engine, parts, recovered, self.limits, self._policy)
-            member.on_failure = self._stopped.set
+            member.on_failure = self._failed
             self._member, self._proposals = member, member.proposals
             await parts.transport.start(member)
         except BaseException:
@@ -180,10 +181,18 @@ class Node:
             ):
                 stack.callback(worker.close)
                 stack.push_async_callback(worker.run, close)
-            stack.push_async_callback(parts.transport.stop)
+            stack.push_async_callback(self._stop_transport)
             if self._member is not None:
                 self._member.stop()
                 await self._member.end_tasks()
+
+    def _failed(self) -> None:
+        """The node stopped by itself: its connections end, so that the others need not wait to find out."""
+        self._stopped.set()
+        self._transport_end = asyncio.get_running_loop().create_task(self._parts.transport.stop())
+
+    async def _stop_transport(self) -> None:
+        await (self._transport_end or self._parts.transport.stop())
 
     async def __aenter__(self) -> Self:
         await self.start()

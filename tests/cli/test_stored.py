@@ -127,6 +127,7 @@ def test_without_a_snapshot_there_is_none_to_show(processes: Callable, cli: Call
     node.start()
     node.end()
 
+    assert "voters n1 learners none" in cli("log", "dump", node.data, "--limit", "2").out
     assert [] == cli("snapshot", "list", node.data, "--json").json
     assert "there is no snapshot;" in cli("snapshot", "inspect", node.data).err
     assert "there is no snapshot '7';" in cli("snapshot", "inspect", node.data, "7").err

@@ -10,11 +10,12 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from raftcore.cli.demo import pairs
+from raftcore.cli.demo import pairs, reading
 from raftcore.cli.demo.processes import DemoFailed, Process, prepare
 from raftcore.cli.demo.reading import State, are_equal, missing
 from raftcore.errors import ConfigError
@@ -48,21 +49,32 @@ def _wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
     return condition()
 
 
-@pytest.fixture
-def kept(tmp_path: Path) -> Iterator[dict]:
-    """What the demo printed that left its cluster running, with pairs of all kinds; stopped at the end."""
+@dataclass
+class Kept:
+    directory: Path
+    out: str
+    err: str
+    urls: list[str]
+    pids: list[int]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+    """What the demo printed that left its cluster running, with pairs of a file; stopped as it says."""
+    tmp_path = tmp_path_factory.mktemp("kept")
     source = tmp_path / "mine.jsonl"
     lines = [{"key": f"k/{number} é", "value": {"number": number}} for number in range(60)]
     source.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    done = _demo("--json", "--keep", "--input", source, "--dir", tmp_path / "demo")
+    done = _demo("--keep", "--input", source, "--dir", tmp_path / "demo")
     assert 0 == done.returncode, done.stderr
-    result = json.loads(done.stdout)
+    urls = re.search(r"raftcore status (.*)", done.stderr)[1].split()
+    pids = list(map(int, re.search(r"stop it: kill (.*)", done.stderr)[1].split()))
     try:
-        yield {**result, "said": done.stderr}
+        yield Kept(tmp_path / "demo", done.stdout, done.stderr, urls, pids)
     finally:
-        for pid in result["pids"].values():
+        for pid in pids:
             os.kill(pid, signal.SIGTERM)
-        assert _wait_until(lambda: not any(_runs(pid) for pid in result["pids"].values()))
+        assert _wait_until(lambda: not any(map(_runs, pids)))
 
 
 def test_a_leader_dies_and_nothing_is_lost(tmp_path: Path) -> None:
@@ -81,21 +93,34 @@ def test_a_leader_dies_and_nothing_is_lost(tmp_path: Path) -> None:
     assert not any(_runs(pid) for pid in _pids(done.stderr))
 
 
-def test_a_cluster_that_is_kept_answers_and_is_not_run_over(kept: dict) -> None:
+def test_a_cluster_that_is_kept_answers_and_is_not_run_over(kept: Kept) -> None:
     """It says how to talk to it; another demo in its directory is refused as long as it runs."""
-    urls = list(kept["urls"].values())
-    with urllib.request.urlopen(f"{urls[0]}/kv/k%2F7%20%C3%A9", timeout=10) as answer:
+    with urllib.request.urlopen(f"{kept.urls[0]}/kv/k%2F7%20%C3%A9", timeout=10) as answer:
         value = json.loads(answer.read())
-    again = _demo("--dir", kept["directory"])
+    again = _demo("--dir", kept.directory)
 
     assert {"number": 7} == value
-    assert f"raftcore status {' '.join(urls)}" in kept["said"]
-    assert f"stop it: kill {' '.join(map(str, kept['pids'].values()))}" in kept["said"]
+    assert 3 == len(kept.urls) == len(kept.pids)
+    assert f"curl {kept.urls[0]}/status" in kept.err
     assert 1 == again.returncode
     assert "the cluster of an earlier demo still runs (node n1)" in again.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_the_result_is_a_short_table(kept: Kept) -> None:
+    """What was written, how long it took, what was lost and how that was found out; and a line for each member."""
+    lines = kept.out.splitlines()
+    facts = dict(re.split(r"  +", line, maxsplit=1) for line in lines[: lines.index("")])
+    members = [line.split() for line in lines[lines.index("") + 2 :]]
+
+    assert facts["acknowledged"].startswith("60 of 60 writes")
+    assert ("0", "yes", "yes") == (facts["lost"], facts["snapshot taken"], facts["same state"])
+    assert re.match(r"\d+\.\d\d s from the kill of n\d", facts["fail-over"])
+    assert facts["read back"].startswith("each of the 60 acknowledged keys and its value, on each of the 3 members")
+    assert ["n1", "n2", "n3"] == [member[0] for member in members]
+    assert 1 == len({(applied, digest) for _, applied, _, digest in members})
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_demo_that_is_ended_leaves_no_process(tmp_path: Path, number: int) -> None:
     """In the middle of the load; it exits with 1 and says one line."""
     said = tmp_path / "said"
@@ -160,9 +185,10 @@ def test_an_earlier_demo_makes_room_for_the_next(tmp_path: Path) -> None:
     assert (tmp_path / "notes").exists()
 
 
-def test_what_is_missing_is_found(tmp_path: Path) -> None:
-    """A key that is not there and one with another value are lost; a good one is not."""
-
+@pytest.mark.parametrize("sample", [0, 100])
+def test_what_is_missing_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample: int) -> None:
+    """A key that is not there and one with another value are lost; a good one is not. The listing alone finds it."""
+    monkeypatch.setattr(reading, "SAMPLE", sample)
     first, *_ = prepare(tmp_path, 10)
     alone = [line for line in first.file.read_text().splitlines() if not line.startswith(("n2", "n3"))]
     first.file.write_text("\n".join(alone))

@@ -1,7 +1,7 @@
 """What the tests of the node share: clusters in memory, and plugins that do what a test tells them to.
 
-A cluster begins with n1 as its leader, so tests need not look for it. Nodes are real, on a real event loop; `run` looks after
-each test that nothing is left on the loop and that no callback failed unseen.
+A cluster begins with n1 as its leader, so tests need not look for it. Nodes are real, on a real event loop; `run`
+looks after each test that nothing is left on the loop and that no callback failed unseen.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Gate:
 class Journal:
     """A state machine that keeps every payload in order and answers with it and a mark.
 
-    `kept`: the state, in a list that outlives a durable one's node. `runs`: (first, last) of each apply. `overlaps`: calls
-    that ran beside another. A payload ``b"raise"`` fails, ``b"short"`` is answered by one answer too few.
+    `kept`: the state; `durable`: a list that stands for the disk of a durable one. `runs`: (first, last) of each apply.
+    `overlaps`: calls that ran beside another. A payload ``b"raise"`` fails, ``b"short"`` gets one answer too few.
     """
 
     def __init__(self, *, blocking: bool = False, durable: list[tuple[LogId, list[bytes]]] | None = None) -> None:
@@ -141,8 +141,8 @@ class Journal:
 class ControlledLog(MemoryLog):
     """A log in memory that is called in a thread, like one on a disk.
 
-    `gate`: writes wait before it, and are durable only behind it. `delay`: seconds that a write takes. `fail_on`: which call of
-    `write` fails. `most_at_once`: how many calls there were at the same time.
+    `gate`: writes wait before it, and are durable only behind it. `delay`: seconds that a write takes. `fail_on`: which
+    call of `write` fails. `most_at_once`: how many calls there were at the same time.
     """
 
     def __init__(self, *, blocking: bool = True) -> None:
@@ -187,7 +187,7 @@ class ControlledLog(MemoryLog):
 
 
 class ControlledSnapshots(MemorySnapshots):
-    """Snapshots in memory; `commits` counts those that were finished, `aborted` those that were thrown away."""
+    """Snapshots in memory; `aborted` counts those that were thrown away, `opened` notes (id, offset) of readings."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -282,7 +282,7 @@ class Place:
 async def eventually(condition: Callable[[], object], seconds: float = SECONDS) -> None:
     """Wait until the condition holds, looking again every millisecond."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # conditions of all kinds, not all of which have an event
             await asyncio.sleep(0.001)
 
 
@@ -365,7 +365,7 @@ class Cluster:
 
     async def applied(self, index: int, *ids: str) -> None:
         """Wait until these nodes (all that run) have applied up to `index`."""
-        nodes = [self.places[id].node for id in ids] or self.running()
+        nodes = [self.places[name].node for name in ids] or self.running()
         for node in nodes:
             await node.wait_for(lambda status: status.applied >= index, SECONDS)
 
@@ -386,11 +386,20 @@ class Cluster:
                 self.hub.cut(other, id)
 
     async def __aenter__(self) -> Self:
-        for id in self.members:
-            await self.start(id)
+        for name in self.members:
+            await self.start(name)
         if self.members:
-            self.places["n1"].node.trigger.election()
+            first = self.places["n1"].node
+            first.trigger.election()
             await self.leader()
+            # A new leader writes down whose disks its members have; then nothing happens by itself any more.
+            status = await first.wait_for(
+                lambda status: (
+                    all(info.incarnation for info in status.nodes.values()) and status.commit == status.last_index
+                ),
+                SECONDS,
+            )
+            await self.applied(status.commit)
         return self
 
     async def __aexit__(self, *error: object) -> None:

@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from raftcore.errors import NodeStopped, OutcomeUnknown, StorageError
+from raftcore.messages import AppendEntries
+from raftcore.types import Entries, EntryKind
 
 
 @pytest.mark.parametrize("blocking", [False, True])
@@ -239,5 +241,25 @@ def test_only_what_is_durable_here_is_applied(run, cluster, eventually):
 
             assert [b"x"] == early
             assert b"y!" == await waiting
+
+    run(main)
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+def test_a_run_of_which_only_a_part_is_committed_is_applied_in_part(run, cluster, journal, eventually, blocking):
+    """The commit index, not the run's end, says how far."""
+
+    async def main():
+        async with cluster(machine=lambda: journal(blocking=blocking)) as c:
+            c.hub.cut("n1", "n2")
+            engine = c["n2"].node.member.engine
+            last = engine.log.last
+            entries = Entries(engine.vote.leader, last.index + 1, EntryKind.NORMAL, [b"1", b"2", b"3", b"4"])
+            for commit in (last.index + 2, last.index + 3):
+                message = AppendEntries(engine.vote, engine.leader_round, last, commit, (entries,))
+                c["n2"].node.member.deliver("n1", message)
+                await eventually(lambda commit=commit: c["n2"].node.status().applied >= commit)
+
+                assert [b"1", b"2", b"3"][: commit - last.index] == c["n2"].machine.kept
 
     run(main)

@@ -67,7 +67,7 @@ def test_a_leader_refuses_forwarded_payloads_over_its_own_limit(run, cluster):
             await c.start("n1", limits=small)
             await c["n1"].node.wait_for(lambda status: status.leader is not None)
             await c["n1"].node.transfer_leadership("n1")
-            with pytest.raises(PayloadTooLarge, match="is over limits.max_payload_bytes"):
+            with pytest.raises(PayloadTooLarge, match=r"is over limits.max_payload_bytes"):
                 await c["n2"].node.propose(b"x" * 11)
 
             assert 0 == c["n2"].node.status().pending_proposals

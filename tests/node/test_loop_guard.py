@@ -32,7 +32,7 @@ def test_a_data_directory_is_not_opened_on_the_loop(run, tmp_path):
 
         from raftcore.node.identity import DataDirectory
 
-        with pytest.raises(BlockingError, match="Blocking call to os.mkdir|Blocking call"):
+        with pytest.raises(BlockingError, match=r"Blocking call to os.mkdir|Blocking call"):
             DataDirectory(tmp_path / "data").open("test", "n1", random.Random(1))
 
     run(main)

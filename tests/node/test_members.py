@@ -170,7 +170,7 @@ def test_a_transfer_to_a_member_that_does_not_answer_ends(run, cluster, asked):
         async with cluster() as c:
             c["n1"].wire.drop = lambda peer, message: peer == "n2" and not isinstance(message, AppendEntries)
             with pytest.raises(
-                WaitTimeout, match="n2 did not take over leadership within 0.15 s; node n1 goes on leading"
+                WaitTimeout, match=r"n2 did not take over leadership within 0.15 s; node n1 goes on leading"
             ):
                 await c[asked].node.transfer_leadership("n2")
 

@@ -18,7 +18,7 @@ def test_a_proposal_is_answered_by_the_state_machine(run, cluster):
             await c.applied(c["n1"].node.status().applied)
 
             assert b"a!" == answer
-            assert [[b"a"]] * 3 == [c[id].machine.kept for id in c.members]
+            assert [[b"a"]] * 3 == [c[name].machine.kept for name in c.members]
 
     run(main)
 
@@ -134,7 +134,7 @@ def test_too_many_proposals_are_refused_until_some_are_answered(run, cluster):
                 Overloaded, match=r"3 proposals \(3 bytes\) wait already and 1 \(1 bytes\) more do not fit"
             ):
                 node.propose(b"w")
-            with pytest.raises(Overloaded, match="limits.max_pending_proposals is 3"):
+            with pytest.raises(Overloaded, match=r"limits.max_pending_proposals is 3"):
                 node.propose_many([b"w"])
             await asyncio.gather(*waiting)
 

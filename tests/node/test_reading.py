@@ -84,12 +84,12 @@ def test_reads_end_when_there_is_no_quorum(run, cluster):
         async with cluster(limits={"read_timeout_ms": 40}, check_quorum=False) as c:
             c.isolate("n1")
             c.isolate("n2")
-            for id in ("n1", "n2"):
+            for name in ("n1", "n2"):
                 with pytest.raises(ReadUnavailable, match=r"no confirmation within 0.04 s \(limits.read_timeout_ms\)"):
-                    await c[id].node.read()
+                    await c[name].node.read()
 
-                assert 0 == c[id].node.status().pending_reads
-                assert {} == c[id].node.member.forwarding._open
+                assert 0 == c[name].node.status().pending_reads
+                assert {} == c[name].node.member.forwarding._open
 
     run(main)
 

@@ -206,3 +206,25 @@ def test_a_purge_that_fails_stops_the_node(run, cluster):
                 await c["n1"].node.wait_stopped()
 
     run(main)
+
+
+def test_a_snapshot_asked_for_during_an_apply_is_labelled_with_what_it_holds(run, cluster, eventually, journal):
+    """The apply has taken effect in its thread, and the loop does not know yet: the view must wait until it does."""
+
+    async def main():
+        async with cluster(1, machine=lambda: journal(blocking=True)) as c:
+            place = c["n1"]
+            place.machine.gate.close()
+            waiting = place.node.propose(b"x")
+            await eventually(lambda: place.machine.gate.waiting)
+            building = asyncio.ensure_future(place.node.trigger.snapshot())
+            await asyncio.sleep(0.01)
+            place.machine.gate.open()
+            meta = await building
+            fresh = journal()
+            fresh.restore(meta, place.sink.open(meta.id))
+
+            assert b"x!" == await waiting
+            assert ([b"x"], place.machine.last) == (fresh.kept, meta.last)
+
+    run(main)

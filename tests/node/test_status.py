@@ -43,8 +43,9 @@ def test_watching_shows_changes_until_the_node_stops(run, cluster):
             seen = []
 
             async def watch():
+                nonlocal seen
                 async for status in c["n1"].node.watch():
-                    seen.append(status.applied)
+                    seen += [status.applied]
 
             watcher = asyncio.ensure_future(watch())
             await asyncio.sleep(0)
@@ -158,12 +159,12 @@ def test_the_heartbeat_trigger_shows_the_leader_now(run, cluster):
         async with cluster(heartbeat_ms=1000, election_timeout_ms=(3000, 6000)) as c:
             await c["n1"].node.propose(b"x")
             await c.applied(c["n1"].node.status().applied)
-            before = [len(c[id].wire.of_kind(AppendEntries)) for id in ("n1", "n2")]
+            before = [len(c[name].wire.of_kind(AppendEntries)) for name in ("n1", "n2")]
             c["n1"].node.trigger.heartbeat()
             c["n2"].node.trigger.heartbeat()
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            after = [len(c[id].wire.of_kind(AppendEntries)) for id in ("n1", "n2")]
+            after = [len(c[name].wire.of_kind(AppendEntries)) for name in ("n1", "n2")]
 
             assert [2, 0] == [now - then for now, then in zip(after, before, strict=True)]
 
@@ -190,11 +191,11 @@ def test_elections_can_be_switched_off_and_on(run, cluster):
 
     async def main():
         async with cluster() as c:
-            for id in ("n2", "n3"):
-                c[id].node.runtime.election(False)
+            for name in ("n2", "n3"):
+                c[name].node.runtime.election(False)
             await c["n1"].node.close(transfer=False)
             await asyncio.sleep(0.35)  # longer than the longest election timeout
-            asked = [len(c[id].wire.of_kind(RequestVote)) for id in ("n2", "n3")]
+            asked = [len(c[name].wire.of_kind(RequestVote)) for name in ("n2", "n3")]
             c["n2"].node.runtime.election(True)
             await c["n2"].node.wait_for(lambda status: status.role == "leader")
 
@@ -209,13 +210,13 @@ def test_time_can_be_switched_off_and_on(run, cluster):
 
     async def main():
         async with cluster(limits={"proposal_timeout_ms": 30}) as c:
-            for id in ("n2", "n3"):
-                c[id].node.runtime.tick(False)
+            for name in ("n2", "n3"):
+                c[name].node.runtime.tick(False)
             await c["n1"].node.close(transfer=False)
             with pytest.raises(Exception, match=r"within 0.03 s"):
                 await c["n2"].node.propose(b"x")
             await asyncio.sleep(0.35)  # longer than the longest election timeout
-            asked = [len(c[id].wire.of_kind(RequestVote)) for id in ("n2", "n3")]
+            asked = [len(c[name].wire.of_kind(RequestVote)) for name in ("n2", "n3")]
             c["n2"].node.runtime.tick(True)
             await c["n2"].node.wait_for(lambda status: status.role == "leader")
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import random
 import shutil
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from raftcore.cli.demo.connection import Connection, NoAnswer
@@ -16,6 +17,8 @@ from raftcore.errors import ConfigError, RaftCoreError, StorageInUse
 
 NODES = ("n1", "n2", "n3")
 MARK = ".raftcore-demo"
+# Below those that systems give to outgoing connections, which may take a port between this and the node's start.
+PORTS = range(15_000, 32_000)
 READY_SECONDS = 30.0
 STOP_SECONDS = 15.0
 LOG_TAIL = 15
@@ -49,7 +52,12 @@ class Process:
 
     async def start(self) -> None:
         """Start it, in a session of its own: an interrupt at the terminal is for the demo, which then ends it."""
-        await asyncio.to_thread(self._start)
+        starting = asyncio.create_task(asyncio.to_thread(self._start))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await starting  # or `stop` would not know of it
+            raise
 
     def _start(self) -> None:
         with self.log.open("ab") as log:
@@ -174,7 +182,11 @@ def _refuse_running(directory: Path) -> None:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody uses at this moment; all are held until the last is found, so that they differ."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [listener.getsockname()[1] for listener in sockets]
+    """Ports that nobody uses at this moment. Raises `ConfigError` when there are too few."""
+    found: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise ConfigError(f"127.0.0.1 has no {count} free ports from {PORTS[0]} to {PORTS[-1]}; stop what uses them")
