@@ -29,6 +29,24 @@ class Batch:
         self.first = self.last = 0
         self._collected: list[bytes | None] = []
 
+    def parts(self, max_bytes: int) -> list[Batch]:
+        """The batch in parts of at most so many bytes, itself when it is small; what one caller proposed stays together."""
+        if self.size <= max_bytes:
+            return [self]
+        parts: list[Batch] = []
+        start = end = size = 0
+        waiters: list[Waiter] = []
+        for waiter in self.waiters:
+            count = waiter[1] if isinstance(waiter, tuple) else 1
+            added = sum(map(len, self.payloads[end : end + count]))
+            if waiters and size + added > max_bytes:
+                parts.append(Batch(self.payloads[start:end], waiters, self.has_many, size, self.deadline))
+                start, size, waiters = end, 0, []
+            end, size = end + count, size + added
+            waiters.append(waiter)
+        parts.append(Batch(self.payloads[start:end], waiters, self.has_many, size, self.deadline))
+        return parts
+
     def answered(self, run: Entries, results: Sequence[bytes | None]) -> bool:
         """Take the results of `run` that belong here. True when that was the last of them."""
         if self.first == run.first_index and self.last == run.last_index:

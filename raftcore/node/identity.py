@@ -78,7 +78,7 @@ class DataDirectory:
             identity = msgspec.json.decode(file.read_bytes(), type=Identity)
         except msgspec.MsgspecError as error:
             raise CorruptData(
-                f"{file}: {error}; restore this file from a backup, or remove this member from the cluster and add it "
+                f"{file}: {error}; restore this file from a copy, or remove this member from the cluster and add it "
                 "anew with an empty directory"
             ) from None
         if identity.cluster != cluster:

@@ -159,7 +159,7 @@ class Node:
         self._stopped.set()
 
     async def _hand_over(self, member: Member) -> None:
-        others = [voter for voter in member.engine.membership.all_voters if voter != self.id]
+        others = set(member.engine.membership.all_voters) - {self.id} - member.no_use
         if member.engine.leadership is None or not others:
             return
         try:

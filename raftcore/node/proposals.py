@@ -63,6 +63,7 @@ class Proposals:
         self._arm = arm
         self._timeout = limits.proposal_timeout_ms / 1000
         self._max_payload = limits.max_payload_bytes
+        self._max_batch = max(limits.max_batch_bytes, limits.max_payload_bytes)
         self._max_count = limits.max_pending_proposals
         self._max_bytes = limits.max_pending_bytes
         self._create_future = asyncio.get_running_loop().create_future
@@ -113,6 +114,7 @@ class Proposals:
         size = sum(map(len, payloads))
         if (
             self._ended is not None
+            or size > self._max_batch
             or any(type(payload) is not bytes or len(payload) > self._max_payload for payload in payloads)
             or self.count + len(payloads) > self._max_count
             or self.bytes + size > self._max_bytes
@@ -134,6 +136,11 @@ class Proposals:
                     f"a payload of {len(payload)} bytes is over limits.max_payload_bytes ({self._max_payload}); split "
                     "it, or raise the limit on every member"
                 )
+        if size > self._max_batch:
+            raise PayloadTooLarge(
+                f"{len(payloads)} payloads of {size} bytes together are over limits.max_batch_bytes "
+                f"({self._max_batch}); make several calls of them"
+            )
         raise Overloaded(
             f"{self.count} proposals ({self.bytes} bytes) wait already and {len(payloads)} ({size} bytes) more do not "
             f"fit (limits.max_pending_proposals is {self._max_count}, limits.max_pending_bytes {self._max_bytes}); "
@@ -145,7 +152,8 @@ class Proposals:
         batch = Batch(self.new, self._waiters, self._has_many, self._size, now + self._timeout)
         self.new, self._waiters, self._has_many, self._size = [], [], False, 0
         self._arm(batch.deadline)
-        self._hand_over(batch)
+        for part in batch.parts(self._max_batch):
+            self._hand_over(part)
 
     def serve(self, payloads: list[bytes], reply: Reply, now: float) -> None:
         """Another member passes its callers' proposals on."""

@@ -41,6 +41,8 @@ logger = logging.getLogger("raftcore.recovery")
 
 SCAN_BYTES = 4 * 1024 * 1024
 PROGRESS_EVERY = 1_000_000
+# Never "restore the log from a backup": an older log has forgotten votes and acknowledgements that others rely on.
+ADD_ANEW = "set its data directory aside, remove this member from the cluster and add it anew with an empty one"
 RESTORE_SNAPSHOTS = "restore the snapshots from a backup, or remove this member and add it anew with an empty directory"
 
 
@@ -77,14 +79,12 @@ class _Scan:
     def add(self, run: Entries) -> None:
         if run.first_index != self.end.index + 1:
             raise CorruptData(
-                f"log store: entry {self.end.index + 1} is missing, the next one is {run.first_index}; restore the "
-                "store from a backup, or remove this member and add it anew with an empty directory"
+                f"log store: entry {self.end.index + 1} is missing, the next one is {run.first_index}; {ADD_ANEW}"
             )
         if run.leader < self.end.leader:
             raise CorruptData(
                 f"log store: entry {run.first_index} is of {run.leader}, behind an entry of {self.end.leader}; "
-                "entries of different logs are mixed; restore the store from a backup, or remove this member and add "
-                "it anew"
+                f"entries of different logs are mixed; {ADD_ANEW}"
             )
         if not self.leaders or run.leader != self.end.leader:
             self.leaders.append((run.first_index, run.leader))
@@ -222,13 +222,11 @@ def _agree(applied: LogId, state: LogState, scan: _Scan) -> None:
     if applied.index > scan.end.index:
         raise CorruptData(
             f"the state machine has applied entry {applied.index}, but the log ends at {scan.end.index}: the log has "
-            "lost entries that were acknowledged; restore the log from a backup, or remove this member and add it "
-            "anew"
+            f"lost entries that were acknowledged; {ADD_ANEW}"
         )
     held = _id_at(scan, state.purged, applied.index) if applied.index >= state.purged.index else None
     if held is not None and held != applied and applied.index:
         raise CorruptData(
             f"the state machine has applied entry {applied.index} of {applied.leader}, but the log holds one of "
-            f"{held.leader} there; the two are not of the same node; correct the paths, or remove this member and add "
-            "it anew"
+            f"{held.leader} there; the two are not of the same node; correct the paths, or {ADD_ANEW}"
         )

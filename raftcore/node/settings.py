@@ -19,15 +19,17 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     transport takes (`transport.options.max_frame_bytes`), or an entry is accepted that never reaches anybody.
     Use the same on all members: the leader checks what a follower passes on."""
 
+    max_batch_bytes: Positive = 8 * 1024 * 1024
+    """The payload in bytes of one call of `propose_many`, and of one message in which a follower passes
+    proposals to the leader. Must stay below what the transport takes (`transport.options.max_frame_bytes`),
+    or what a follower passes on is dropped and ends as `OutcomeUnknown`."""
+
     max_pending_proposals: Positive = 100_000
     """Proposals that wait for an answer on this node, those that followers have passed on to it included; one
     more is refused as `Overloaded`."""
 
     max_pending_bytes: Positive = 64 * 1024 * 1024
-    """Their payload in bytes; a proposal that does not fit is refused as `Overloaded`. What is proposed on a
-    follower at once goes to the leader in one message: where it can be more than the transport takes
-    (`transport.options.max_frame_bytes`), that message is dropped, and its proposals end as
-    `OutcomeUnknown`."""
+    """Their payload in bytes; a proposal that does not fit is refused as `Overloaded`."""
 
     max_pending_reads: Positive = 100_000
     """Reads of this node's callers that wait, to be confirmed or for this node to have applied far enough;

@@ -27,6 +27,26 @@ def test_a_follower_passes_proposals_to_the_leader(run, cluster):
     run(main)
 
 
+def test_what_is_passed_on_at_once_is_bounded(run, cluster):
+    """Proposals of one turn go in several messages, calls of `propose_many` whole; answers come in order."""
+
+    async def main():
+        async with cluster(limits={"max_batch_bytes": 30, "max_payload_bytes": 10}) as c:
+            node = c["n2"].node
+            many = node.propose_many([b"a" * 9, b"b" * 9, b"c" * 9])
+            singles = [node.propose(b"%08d" % number) for number in range(9)]
+            with pytest.raises(
+                PayloadTooLarge, match=r"4 payloads of 36 bytes together are over limits.max_batch_bytes"
+            ):
+                node.propose_many([b"d" * 9] * 4)
+
+            assert [b"a" * 9 + b"!", b"b" * 9 + b"!", b"c" * 9 + b"!"] == await many
+            assert [b"%08d!" % number for number in range(9)] == await asyncio.gather(*singles)
+            assert [27, 24, 24, 24] == [sum(map(len, sent.payloads)) for sent in c["n2"].wire.of_kind(Forward)]
+
+    run(main)
+
+
 def test_a_follower_passes_membership_and_leadership_commands_on(run, cluster):
     """Any member takes them."""
 

@@ -73,7 +73,7 @@ def test_a_damaged_identity_is_refused(opened, tmp_path, content):
     directory.close()
     file = tmp_path / "data" / "identity.json"
     file.write_bytes(content)
-    with pytest.raises(CorruptData, match=r"identity.json: .*; restore this file from a backup, or remove this member"):
+    with pytest.raises(CorruptData, match=r"identity.json: .*; restore this file from a copy, or remove this member"):
         opened()
 
     assert content == file.read_bytes()

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from raftcore.errors import NodeStopped, Overloaded, PayloadTooLarge
+from raftcore.messages import Forward
 
 
 def test_a_proposal_is_answered_by_the_state_machine(run, cluster):
@@ -206,6 +207,40 @@ def test_a_cancelled_caller_in_a_batch_of_singles_is_passed_over(run, cluster):
             first.cancel()
 
             assert b"2!" == await second
+
+    run(main)
+
+
+def test_what_is_proposed_at_once_is_passed_on_in_messages_of_bounded_size(run, cluster):
+    """A follower's proposals of one turn become several messages, and every caller gets its own answer."""
+
+    async def main():
+        limits = {"max_batch_bytes": 100, "max_payload_bytes": 60}
+        async with cluster(limits=limits) as c:
+            payloads = [bytes([65 + n]) * 40 for n in range(9)]
+            singles = [c["n2"].node.propose(payload) for payload in payloads[:6]]
+            many = c["n2"].node.propose_many(payloads[6:8])
+            last = c["n2"].node.propose(payloads[8])
+
+            assert [payload + b"!" for payload in payloads[:6]] == await asyncio.gather(*singles)
+            assert [payload + b"!" for payload in payloads[6:8]] == await many
+            assert payloads[8] + b"!" == await last
+            sizes = [sum(map(len, m.payloads)) for m in c["n2"].wire.of_kind(Forward)]
+            assert [80, 80, 80, 80, 40] == sizes
+
+    run(main)
+
+
+def test_a_call_of_propose_many_that_is_too_large_is_refused(run, cluster):
+    """It would not fit into one message to the leader."""
+
+    async def main():
+        async with cluster(1, limits={"max_batch_bytes": 100, "max_payload_bytes": 60}) as c:
+            message = r"3 payloads of 120 bytes together are over limits.max_batch_bytes \(100\); make several calls"
+            with pytest.raises(PayloadTooLarge, match=message):
+                c["n1"].node.propose_many([b"x" * 40] * 3)
+
+            assert 0 == c["n1"].node.status().pending_proposals
 
     run(main)
 
