@@ -16,7 +16,7 @@ import gc
 import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -113,12 +113,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="how long each row runs")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     if arguments.loop == "uvloop":
         import uvloop
 
         factory = uvloop.new_event_loop
-    else:
-        factory = asyncio.new_event_loop
     gc.freeze()
     rows = []
     for clients in map(int, arguments.clients.split(",")):

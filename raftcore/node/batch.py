@@ -30,7 +30,7 @@ class Batch:
         self._collected: list[bytes | None] = []
 
     def parts(self, max_bytes: int) -> list[Batch]:
-        """The batch in parts of at most so many bytes, itself when it is small; what one caller proposed stays together."""
+        """The batch in parts of at most so many bytes, itself when it is small; what one caller gave stays together."""
         if self.size <= max_bytes:
             return [self]
         parts: list[Batch] = []

@@ -7,7 +7,15 @@ import asyncio
 import msgspec
 import pytest
 
-from raftcore.errors import MembershipRefused, NodeStopped, NotAppended, NotLeader, OutcomeUnknown, PayloadTooLarge
+from raftcore.errors import (
+    MembershipRefused,
+    NodeStopped,
+    NotAppended,
+    NotLeader,
+    OutcomeUnknown,
+    PayloadTooLarge,
+    WaitTimeout,
+)
 from raftcore.messages import Forward, ForwardReply
 from raftcore.types import NO_VOTE
 
@@ -65,8 +73,7 @@ def test_an_error_of_the_leader_reaches_the_caller_on_the_follower(run, cluster)
     """It is of the same class and carries the same words."""
 
     async def main():
-        async with cluster(limits={"max_payload_bytes": 10}) as c:
-            c["n2"].node.member._max_payload = c["n2"].node.member.limits.max_payload_bytes
+        async with cluster() as c:
             with pytest.raises(MembershipRefused, match="node 'n9' is not a member and has no address"):
                 await c["n2"].node.change_membership(["n9"])
             with pytest.raises(MembershipRefused, match="'n9' is not another voter"):
@@ -80,7 +87,6 @@ def test_a_leader_refuses_forwarded_payloads_over_its_own_limit(run, cluster):
 
     async def main():
         async with cluster() as c:
-            c["n1"].wire.alter = lambda message: message
             small = msgspec.structs.replace(c.limits, max_payload_bytes=10)
             await c["n1"].node.close()
             await c.leader()
@@ -320,7 +326,6 @@ def test_proposals_during_a_transfer_are_held_and_then_served(run, cluster, even
 
     async def main():
         async with cluster() as c:
-            c["n2"].wire.drop = lambda peer, message: False
             transfer = asyncio.ensure_future(c["n1"].node.transfer_leadership("n2"))
             await asyncio.sleep(0)
             at_leader, at_follower = c["n1"].node.propose(b"1"), c["n3"].node.propose(b"2")
@@ -338,13 +343,12 @@ def test_proposals_during_a_transfer_that_fails_are_served_by_the_old_leader(run
         async with cluster() as c:
             c.hub.cut("n1", "n2")
             c.hub.cut("n2", "n1")
-            c["n1"].node.runtime.heartbeat(True)
             transfer = asyncio.ensure_future(c["n1"].node.transfer_leadership("n2"))
             await asyncio.sleep(0)
             waiting = c["n1"].node.propose(b"x")
 
             assert b"x!" == await waiting
-            with pytest.raises(Exception, match="did not take over leadership"):
+            with pytest.raises(WaitTimeout, match="did not take over leadership"):
                 await transfer
 
     run(main)
@@ -385,20 +389,15 @@ def test_a_command_with_nobody_leading_was_not_done(run, cluster):
     run(main)
 
 
-def test_a_command_that_takes_too_long_has_an_unknown_outcome(run, cluster):
+@pytest.mark.parametrize("asked", ["n1", "n2"])
+def test_a_command_that_takes_too_long_has_an_unknown_outcome(run, cluster, asked):
     """On the leader and through a follower; the text names the limit."""
 
     async def main():
         async with cluster(limits={"proposal_timeout_ms": 60}, check_quorum=False) as c:
-            c.hub.cut("n3", "n1")
-            c.hub.cut("n1", "n3")
-            c["n2"].wire.drop = lambda peer, message: not isinstance(message, Forward)
-            for node in (c["n1"].node, c["n2"].node):
-                with pytest.raises(OutcomeUnknown, match=r"change was not finished within 0.06 s|no answer|lost"):
-                    await node.change_membership(["n1", "n2"], ["n3"])
-                break
-            with pytest.raises((MembershipRefused, OutcomeUnknown)):
-                await c["n2"].node.change_membership(["n1", "n3"], ["n2"])
+            c["n1"].wire.drop = lambda peer, message: not isinstance(message, ForwardReply)
+            with pytest.raises(OutcomeUnknown, match=r"change was not finished within 0.06 s .*; it may yet be"):
+                await c[asked].node.change_membership(["n1", "n2"], ["n3"])
 
     run(main)
 
