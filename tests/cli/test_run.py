@@ -124,7 +124,7 @@ def _wrong_type(node, _other) -> str:
 
 def _missing_plugin(node, _other) -> str:
     node.file.write_text(node.file.read_text() + '[log_store]\nbackend = "leveldb"\n')
-    return rf"{node.file}: log_store\.backend: unknown backend 'leveldb' .*pip install raftcore-leveldb"
+    return rf"{node.file}: log_store\.backend: unknown backend 'leveldb' .*pip install (--upgrade )?raftcore-leveldb"
 
 
 def _no_file(node, _other) -> str:
