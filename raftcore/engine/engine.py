@@ -344,7 +344,8 @@ class Engine:
         lead = self.leadership
         if lead is not None:
             lead.match[self.node] = self.log.durable
-            lead.acks_changed = True
+            if lead.furthest > self.commit or len(lead.quorum.voters) == 1:  # else no quorum can have reached further
+                lead.acks_changed = True
         elif self.candidacy is not None and not self.candidacy.pre and self._vote_is_durable():
             election.own_vote(self, self.candidacy, now)
         held = self._held

@@ -26,9 +26,9 @@ class Leadership:
     """The leader's state (paper Figure 2, "volatile state on leaders", and what reads and transfers need).
 
     `first_index`: the blank entry of this leadership; what is committed from there on is of this leader's own term.
-    `match`: each member's durable match, the own node included. `rounds`: the newest round each peer has answered.
-    `confirmed_at`: when the newest round that a quorum has answered was *sent*. `lease_over`: no lease is
-    relied on any more.
+    `match`: each member's durable match, the own node included; `furthest`: the greatest of the others'.
+    `rounds`: the newest round each peer has answered. `confirmed_at`: when the newest round that a quorum has
+    answered was *sent*. `lease_over`: no lease is relied on any more.
     """
 
     __slots__ = (
@@ -36,6 +36,7 @@ class Leadership:
         "commit_broadcast",
         "confirmed_at",
         "first_index",
+        "furthest",
         "heartbeat_at",
         "lease_over",
         "match",
@@ -58,6 +59,7 @@ class Leadership:
         self.first_index = first_index
         self.progress: dict[NodeId, Progress] = {}
         self.match: dict[NodeId, int] = {node: durable}
+        self.furthest = 0
         self.acks_changed = False
         self.uncommitted: deque[tuple[int, int]] = deque()
         self.uncommitted_bytes = 0
@@ -82,6 +84,13 @@ class Leadership:
         if self.transfer is not None and self.transfer.deadline < deadline:
             deadline = self.transfer.deadline
         return deadline
+
+    def acknowledged(self, peer: NodeId, match: int) -> None:
+        """A peer's match has grown."""
+        self.match[peer] = match
+        self.acks_changed = True
+        if match > self.furthest:
+            self.furthest = match
 
     def begin_round(self, node: NodeId, now: float) -> None:
         """From here on messages carry a new number; an answer to it proves contact after `now`."""

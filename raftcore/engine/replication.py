@@ -212,8 +212,7 @@ def on_append_reply(engine: Engine, sender: NodeId, reply: AppendReply, now: flo
         _rejected(engine, progress, reply.rejected, reply.hint or NO_LOG)
         return
     if progress.acknowledged(reply.match):
-        lead.match[sender] = reply.match
-        lead.acks_changed = True
+        lead.acknowledged(sender, reply.match)
     if progress.state is State.PROBE:
         progress.asked = False
         if progress.match >= progress.next - 1:

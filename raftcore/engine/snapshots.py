@@ -50,8 +50,7 @@ def on_reply(engine: Engine, sender: NodeId, reply: SnapshotReply, now: float) -
         raise WireError(f"{sender} acknowledges index {reply.match}, the log ends at {engine.log.last.index}")
     reads.answered(lead, sender, reply.round)
     if progress.acknowledged(reply.match):
-        lead.match[sender] = reply.match
-        lead.acks_changed = True
+        lead.acknowledged(sender, reply.match)
     if progress.state is State.SNAPSHOT and reply.status is SnapshotStatus.INSTALLED:
         progress.probe(progress.match + 1)
     engine.events.append(SnapshotAnswered(sender, reply))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec
 
 import msgspec
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("raftcore.node")
 
 FOREVER = float("inf")
+P = ParamSpec("P")
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -77,6 +78,8 @@ class Member:
         """Nodes that can't be reached, or said that they do not lead: nothing is sent to them until there is news."""
         self._loop = asyncio.get_running_loop()
         self._send = parts.transport.send
+        self._log_store = parts.log_store
+        self._store_blocks = parts.log_store.blocking
         self._inbox: list[tuple[NodeId, Message]] = []
         self._scheduled = False
         self._writing = False
@@ -224,7 +227,7 @@ class Member:
                 self._handle(event, now)
             if not output.events and not log.dirty:
                 break  # sending changes nothing, so there is nothing more to take
-        applicable = engine.applicable
+        applicable = engine.commit if engine.commit < log.durable else log.durable
         if self.applier.applied.index < applicable:
             self.applier.advance(applicable)
             self.snapshots.after_apply()
@@ -290,8 +293,8 @@ class Member:
         if write is None:
             return
         ticket, batch = write
-        if not self.parts.log_store.blocking:
-            self.parts.log_store.write(batch)
+        if not self._store_blocks:
+            self._log_store.write(batch)
             self.engine.written(ticket, now)
             return
         self._writing = True
@@ -314,8 +317,15 @@ class Member:
         now = self._loop.time()
         if now - self._write_started > self.limits.storage_stall_ms / 1000:
             self.notify("storage_stalled", {"seconds": now - self._write_started})
-        self.engine.written(ticket, now)
+        self._guarded(self.engine.written, ticket, now)
         self._turn()
+
+    def _guarded(self, call: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """For callbacks outside of a turn: asyncio would log a failure and go on, but it has to stop the node."""
+        try:
+            call(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001  # the boundary of the loop, as in `_turn`
+            self.fail(error)
 
     # -- for other members --------------------------------------------------------------------------------------------
 
@@ -399,7 +409,8 @@ class Member:
             if error is not None and wanted.first > self.engine.log.base.index:
                 self.fail(error)
                 return
-            self.engine.entries_read(wanted.peer, wanted.first, [] if error is not None else future.result())
+            runs = [] if error is not None else future.result()
+            self._guarded(self.engine.entries_read, wanted.peer, wanted.first, runs)
             self.wake()
 
         limit = self.engine.settings.max_message_bytes
@@ -489,7 +500,3 @@ class Member:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-
-    async def flushed(self) -> None:
-        """Wait for the write that is under way."""
-        await self.parts.store_worker.run(lambda: None)

@@ -97,8 +97,10 @@ class Node:
         """Open everything, check that it fits together, and take part.
 
         Raises `IdentityError`, `StorageInUse`, `CorruptData` or another `StorageError` about what is on disk, and
-        `ConfigError` when the address can't be used.
+        `ConfigError` when the address can't be used. A node is started once.
         """
+        if self._member is not None or self._closed:
+            raise RaftCoreError(f"node {self.id} was started before; make a new Node of it to start it again")
         loop, parts = asyncio.get_running_loop(), self._parts
         incarnation = f"{self._rng.getrandbits(64):016x}"
         try:

@@ -67,7 +67,8 @@ def test_unknown_options_are_refused(backend: object) -> None:
 def test_the_plugin_imports_no_driver() -> None:
     """Only building does. (What measures coverage in the child may have loaded sqlite3 before.)"""
     code = (
-        "import sys; before = set(sys.modules); from raftcore.backends import plugin; plugin.raftcore_log_stores(); plugin.raftcore_transports();"
+        "import sys; before = set(sys.modules); from raftcore.backends import plugin;"
+        "plugin.raftcore_log_stores(); plugin.raftcore_transports();"
         "print({'sqlite3', 'raftcore.backends.sqlite_log', 'raftcore.backends.tcp'} & (set(sys.modules) - before))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from raftcore.errors import NodeStopped, NotAppended, OutcomeUnknown, StorageError
+from raftcore.errors import NodeStopped, NotAppended, OutcomeUnknown, RaftCoreError, StorageError
 
 
 def test_a_leader_hands_over_before_it_closes(run, cluster):
@@ -306,5 +306,19 @@ def test_a_failed_node_is_closed_like_any_other(run, cluster):
             assert ["stop"] == stopped == place.wire.calls
             assert ["close"] == place.log.calls
             assert "n3" in [detail["peer"] for detail in c["n1"].witness.details("peer_down")]
+
+    run(main)
+
+
+def test_a_node_is_started_once(run, cluster):
+    """A second start is refused, and does the running node no harm."""
+
+    async def main():
+        async with cluster(1) as c:
+            node = c["n1"].node
+            with pytest.raises(RaftCoreError, match="node n1 was started before; make a new Node of it"):
+                await node.start()
+
+            assert b"x!" == await node.propose(b"x")
 
     run(main)

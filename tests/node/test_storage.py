@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from raftcore.errors import NodeStopped, OutcomeUnknown
+from raftcore.engine.output import EntriesWanted
+from raftcore.errors import InvariantViolation, NodeStopped, OutcomeUnknown
 from raftcore.messages import AppendReply, VoteReply
 
 
@@ -178,5 +179,28 @@ def test_closing_finishes_the_write_under_way(run, cluster, eventually):
             assert [] == early
             assert ["close"] == place.log.calls
             assert [b"x"] == c["n1"].machine.kept
+
+    run(main)
+
+
+@pytest.mark.parametrize("name", ["written", "entries_read"])
+def test_a_broken_rule_outside_of_a_turn_stops_the_node(run, cluster, monkeypatch, name):
+    """What the engine finds when a write or a read of the log ends is not lost in a callback."""
+
+    async def main():
+        async with cluster(1) as c:
+            member = c["n1"].node.member
+
+            def broken(*_: object) -> None:
+                raise InvariantViolation("the log would have a hole")
+
+            monkeypatch.setattr(member.engine, name, broken)
+            if name == "written":
+                with pytest.raises(OutcomeUnknown):
+                    await c["n1"].node.propose(b"x")
+            else:
+                member._fetch(EntriesWanted("n2", 1, 2))
+            with pytest.raises(NodeStopped, match="node n1 has stopped: the log would have a hole"):
+                await c["n1"].node.wait_stopped()
 
     run(main)
