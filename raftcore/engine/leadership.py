@@ -33,7 +33,6 @@ class Leadership:
 
     __slots__ = (
         "acks_changed",
-        "commit_broadcast",
         "confirmed_at",
         "first_index",
         "furthest",
@@ -63,7 +62,6 @@ class Leadership:
         self.acks_changed = False
         self.uncommitted: deque[tuple[int, int]] = deque()
         self.uncommitted_bytes = 0
-        self.commit_broadcast = 0
         self.notify_at: float | None = None
         self.heartbeat_at = now
         self.round = 0

@@ -30,9 +30,7 @@ class Batch:
         self._collected: list[bytes | None] = []
 
     def parts(self, max_bytes: int) -> list[Batch]:
-        """The batch in parts of at most so many bytes, itself when it is small; what one caller gave stays together."""
-        if self.size <= max_bytes:
-            return [self]
+        """The batch in parts of at most so many bytes each; what one caller gave stays together."""
         parts: list[Batch] = []
         start = end = size = 0
         waiters: list[Waiter] = []

@@ -152,6 +152,9 @@ class Proposals:
         batch = Batch(self.new, self._waiters, self._has_many, self._size, now + self._timeout)
         self.new, self._waiters, self._has_many, self._size = [], [], False, 0
         self._arm(batch.deadline)
+        if batch.size <= self._max_batch:
+            self._hand_over(batch)
+            return
         for part in batch.parts(self._max_batch):
             self._hand_over(part)
 
