@@ -26,7 +26,7 @@ from raftcore.engine import election, membership, reads, snapshots, transfer
 from raftcore.engine.output import EntriesWanted
 from raftcore.engine.progress import Progress, State
 from raftcore.errors import InvariantViolation, WireError
-from raftcore.messages import AppendEntries, AppendReply
+from raftcore.messages import AppendEntries, AppendReply, SnapshotReply
 from raftcore.types import NO_LOG, Entries, EntryKind, LogId, NodeId
 from raftcore.wire import decode_membership
 
@@ -195,19 +195,29 @@ def _accept(engine: Engine, run: Entries) -> None:
 # -- the leader counts --------------------------------------------------------------------------------------------
 
 
-def on_append_reply(engine: Engine, sender: NodeId, reply: AppendReply, now: float) -> None:
-    """A follower has answered. Only answers to this very leadership count (the votes are equal)."""
+def answered(engine: Engine, sender: NodeId, reply: AppendReply | SnapshotReply) -> tuple[Leadership, Progress] | None:
+    """Note the contact with a follower that answers. Only answers to this very leadership count (the votes are equal);
+    None for every other, and for one that is no member."""
     lead = engine.leadership
     if lead is None or reply.vote != engine.vote:
         election.raise_vote(engine, reply.vote)
-        return
+        return None
     progress = lead.progress.get(sender)
     if progress is None:
-        return
+        return None
     if reply.match > engine.log.last.index:
         raise WireError(f"{sender} acknowledges index {reply.match}, the log ends at {engine.log.last.index}")
     if reply.round != lead.rounds.get(sender):
         reads.answered(lead, sender, reply.round)
+    return lead, progress
+
+
+def on_append_reply(engine: Engine, sender: NodeId, reply: AppendReply, now: float) -> None:
+    """A follower says what of the log it holds, or that it could not follow."""
+    known = answered(engine, sender, reply)
+    if known is None:
+        return
+    lead, progress = known
     if reply.rejected is not None:
         _rejected(engine, progress, reply.rejected, reply.hint or NO_LOG)
         return

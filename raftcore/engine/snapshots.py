@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raftcore.engine import election, membership, reads
+from raftcore.engine import election, membership, replication
 from raftcore.engine.output import ChunkArrived, SnapshotAnswered, SnapshotWanted
 from raftcore.engine.progress import Progress, State
-from raftcore.errors import InvariantViolation, WireError
+from raftcore.errors import InvariantViolation
 from raftcore.messages import SnapshotChunk, SnapshotReply, SnapshotStatus
 from raftcore.types import LogId, NodeId, SnapshotMeta
 
@@ -39,16 +39,10 @@ def offer(engine: Engine, peer: NodeId, progress: Progress) -> None:
 
 def on_reply(engine: Engine, sender: NodeId, reply: SnapshotReply, now: float) -> None:
     """A follower reports: contact in any case, and entries can follow once it is installed."""
-    lead = engine.leadership
-    if lead is None or reply.vote != engine.vote:
-        election.raise_vote(engine, reply.vote)
+    known = replication.answered(engine, sender, reply)
+    if known is None:
         return
-    progress = lead.progress.get(sender)
-    if progress is None:
-        return
-    if reply.match > engine.log.last.index:
-        raise WireError(f"{sender} acknowledges index {reply.match}, the log ends at {engine.log.last.index}")
-    reads.answered(lead, sender, reply.round)
+    lead, progress = known
     if progress.acknowledged(reply.match):
         lead.acknowledged(sender, reply.match)
     if progress.state is State.SNAPSHOT and reply.status is SnapshotStatus.INSTALLED:
