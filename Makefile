@@ -4,7 +4,7 @@ PYTHON ?= python3
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 READY := .venv/.ready
 
-.PHONY: help venv test check demo bench clean
+.PHONY: help venv test check mutants demo bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -29,6 +29,9 @@ check: $(READY) ## format, lint, types, direction of imports
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+mutants: $(READY) ## put known bugs in, one at a time, and see the tests go red; ARGUMENTS=--help says more
+	.venv/bin/python tests/mutants/run.py $(ARGUMENTS)
 
 demo: $(READY) ## three nodes on this machine, a leader that dies, and nothing lost
 	.venv/bin/raftcore demo

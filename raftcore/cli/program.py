@@ -9,9 +9,11 @@ from collections.abc import Sequence
 import click
 
 from raftcore.cli import cluster, configuration, keys, log, snapshots
+from raftcore.cli.chaos import command as chaos
 from raftcore.cli.demo import command as demo
 from raftcore.cli.output import as_json, print_fields, print_json
 from raftcore.cli.run import run as run_command
+from raftcore.cli.sim import sim
 from raftcore.errors import ConfigError, IdentityError, PluginError, RaftCoreError
 from raftcore.plugins import Registry
 
@@ -30,6 +32,7 @@ def program() -> click.Group:
     for command in (
         run_command,
         demo.demo,
+        chaos.chaos,
         configuration.check,
         configuration.config,
         configuration.plugins,
@@ -39,6 +42,7 @@ def program() -> click.Group:
         keys.kv,
         log.log,
         snapshots.snapshot,
+        sim,
         version,
     ):
         group.add_command(command)

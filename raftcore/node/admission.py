@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from raftcore.errors import PeerRefused
 from raftcore.messages import Hello
-from raftcore.types import Membership
 
 
-def check_hello(mine: Hello, theirs: Hello, membership: Membership) -> None:
-    """Raises `PeerRefused`, with the reason and what to do about it."""
+def check_hello(mine: Hello, theirs: Hello, incarnation: str) -> None:
+    """Raises `PeerRefused`, with the reason and what to do about it. `incarnation`: the disk that is known by their
+    name, "" when none is."""
     name = theirs.node
     if theirs.cluster != mine.cluster:
         raise PeerRefused(
@@ -26,9 +26,8 @@ def check_hello(mine: Hello, theirs: Hello, membership: Membership) -> None:
             f"node {name!r} speaks versions {their_oldest}..{their_newest} of the protocol, this node ({mine.node}) "
             f"{oldest}..{newest}; upgrade the older one"
         )
-    known = membership.nodes.get(name)
-    if known is not None and known.incarnation and known.incarnation != theirs.incarnation:
+    if incarnation and incarnation != theirs.incarnation:
         raise PeerRefused(
-            f"node {name!r} has come back with another disk (incarnation {theirs.incarnation}, the cluster knows "
-            f"{known.incarnation}): it has forgotten what it promised; remove it from the cluster and add it anew"
+            f"node {name!r} has come back with another disk (incarnation {theirs.incarnation}, known is "
+            f"{incarnation}): it has forgotten what it promised; remove it from the cluster and add it anew"
         )

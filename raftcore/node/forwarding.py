@@ -1,7 +1,10 @@
 """Commands between members: a follower passes what it was asked to the leader, and the leader answers.
 
 A forwarded command is sent once. No answer means that its outcome is not known; an answer that names a
-`NotAppended` error means that nothing happened, so it may be sent again.
+`NotAppended` error means that nothing happened, so it may be sent again. A command that arrives twice is served once.
+
+The numbers of a process's requests begin at random: an answer to what its member asked before it restarted must not be
+taken for the answer to something else.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from raftcore.node.batch import Batch
 from raftcore.types import NodeId, NodeInfo
 
 if TYPE_CHECKING:
+    import random
+
     from raftcore.contracts import Transport
     from raftcore.engine import Engine
 
@@ -25,6 +30,10 @@ PROPOSE: Final = "propose"
 READ: Final = "read"
 CHANGE: Final = "change"
 TRANSFER: Final = "transfer"
+
+
+REMEMBERED: Final = 1024
+"""The newest requests of each member that are remembered as served. Twins on the network arrive closer together."""
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True):
@@ -89,12 +98,13 @@ Answered = Callable[[ForwardReply | OutcomeUnknown], None]
 
 
 class Forwarding:
-    """Commands that were sent to a leader and have no answer yet."""
+    """Commands that were sent to a leader and have no answer yet; and which ones of others were served here."""
 
-    def __init__(self, transport: Transport, engine: Engine) -> None:
+    def __init__(self, transport: Transport, engine: Engine, rng: random.Random) -> None:
         self._transport = transport
         self._engine = engine
-        self._last_request = 0
+        self._last_request = rng.getrandbits(62)
+        self._served: dict[NodeId, dict[int, None]] = {}
         self._open: dict[int, tuple[NodeId, Answered]] = {}
 
     def send(self, leader: NodeId, kind: str, payloads: list[bytes], answered: Answered) -> int:
@@ -115,6 +125,20 @@ class Forwarding:
         if answered is not None and leader == sender:
             del self._open[reply.request]
             answered(reply)
+
+    def is_new(self, sender: NodeId, request: int) -> bool:
+        """Whether this request of another member has not been served before."""
+        served = self._served.setdefault(sender, {})
+        if request in served:
+            return False
+        served[request] = None
+        if len(served) > REMEMBERED:
+            del served[next(iter(served))]
+        return True
+
+    def removed(self, peer: NodeId) -> None:
+        """`peer` is no member any more."""
+        self._served.pop(peer, None)
 
     def lost(self, peer: NodeId) -> None:
         """The connection to `peer` is gone, and with it the answers that it owed."""

@@ -38,6 +38,8 @@ from raftcore.types import Entries, LogId, NodeId
 from raftcore.wire import encode_run
 
 if TYPE_CHECKING:
+    import random
+
     from raftcore.node.recovery import Recovered
     from raftcore.node.settings import Limits, SnapshotPolicy
 
@@ -64,7 +66,14 @@ class Member:
     """One member at work. Fulfils `Endpoint` for its transport."""
 
     def __init__(
-        self, hello: Hello, engine: Engine, parts: Parts, recovered: Recovered, limits: Limits, policy: SnapshotPolicy
+        self,
+        hello: Hello,
+        engine: Engine,
+        parts: Parts,
+        recovered: Recovered,
+        limits: Limits,
+        policy: SnapshotPolicy,
+        rng: random.Random,
     ) -> None:
         self.hello = hello
         self.engine = engine
@@ -92,7 +101,7 @@ class Member:
         self._incarnations = {hello.node: hello.incarnation}
         self._nodes = set(engine.history.nodes())
         self.on_failure: Callable[[], None] = lambda: None
-        self.forwarding = Forwarding(parts.transport, engine)
+        self.forwarding = Forwarding(parts.transport, engine, rng)
         self.proposals = Proposals(engine, self.forwarding, limits, self.no_use, self.wake, self._arm_for)
         self.applier = Applier(
             parts.state_machine,
@@ -162,7 +171,7 @@ class Member:
     def admit(self, hello: Hello) -> None:
         """Check who it is that wants to talk. Raises `PeerRefused`."""
         try:
-            check_hello(self.hello, hello, self.engine.membership)
+            check_hello(self.hello, hello, self._known_incarnation(hello.node))
         except PeerRefused as refusal:
             self.notify("peer_refused", {"peer": hello.node, "reason": str(refusal)})
             raise
@@ -170,6 +179,13 @@ class Member:
             self._incarnations[hello.node] = hello.incarnation
             self.engine.learn_incarnations(self._incarnations)
             self.wake()
+
+    def _known_incarnation(self, node: NodeId) -> str:
+        """The disk that the cluster has written down for a node; else the one that a member showed here first."""
+        info = self.engine.membership.nodes.get(node)
+        if info is not None and info.incarnation:
+            return info.incarnation
+        return self._incarnations.get(node, "") if node in self._nodes else ""
 
     def peer_up(self, peer: NodeId) -> None:
         """The peer can be reached."""
@@ -308,9 +324,9 @@ class Member:
 
     def _when_written(self, ticket: int, future: asyncio.Future[None]) -> None:
         self._writing = False
+        error = None if future.cancelled() else future.exception()  # looked at in any case, or asyncio complains of it
         if self.stopped or future.cancelled():
             return
-        error = future.exception()
         if error is not None:
             self.fail(error)
             return
@@ -330,6 +346,8 @@ class Member:
     # -- for other members --------------------------------------------------------------------------------------------
 
     def _serve(self, sender: NodeId, forward: Forward, now: float) -> None:
+        if not self.forwarding.is_new(sender, forward.request):
+            return
         reply = Reply(self.parts.transport, self.engine, sender, forward.request)
         if not forward.payloads:
             raise WireError(f"a command of kind {forward.kind!r} without a payload")
@@ -387,6 +405,7 @@ class Member:
     def _membership_changed(self) -> None:
         nodes = self.engine.history.nodes()
         for gone in self._nodes - nodes.keys():
+            self.forwarding.removed(gone)
             self._incarnations.pop(gone, None)  # it may come back with another disk, which is the one to know then
         self._nodes = set(nodes)
         nodes.pop(self.hello.node, None)
@@ -402,9 +421,9 @@ class Member:
         """Read for a follower what memory no longer holds."""
 
         def read(future: asyncio.Future[list[Entries]]) -> None:
+            error = None if future.cancelled() else future.exception()
             if self.stopped or future.cancelled():
                 return
-            error = future.exception()
             # A read behind what has been purged meanwhile is no failure: the follower gets a snapshot then.
             if error is not None and wanted.first > self.engine.log.base.index:
                 self.fail(error)

@@ -39,11 +39,12 @@ class Node:
     """One member of a cluster: ``async with Node(...) as node``. Everything runs on the event loop that it is
     started on.
 
-    `data_dir` is where the node keeps whose disk this is; without it (everything in memory) it is a new
-    member at each start. `address` is where other members reach it. `members` (id → address) are those that
-    the cluster begins with: a node that is one of them and has never been part of a cluster bootstraps itself
-    at its start; afterwards they mean nothing. `rng` decides election timeouts; give a seeded one for a
-    repeatable run.
+    `data_dir` is where the node keeps whose disk this is. Without it, `incarnation` names the disk, or whatever
+    else the plugins keep the node's vote and log on: a name that is drawn once and never used for another disk.
+    Without both (everything in memory) it is a new member at each start. `address` is where other members reach
+    it. `members` (id → address) are those that the cluster begins with: a node that is one of them and has never
+    been part of a cluster bootstraps itself at its start; afterwards they mean nothing. `rng` decides election
+    timeouts; give a seeded one for a repeatable run.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Node:
         address: str = "",
         members: Mapping[NodeId, str] | None = None,
         data_dir: Path | None = None,
+        incarnation: str = "",
         raft: RaftSettings | None = None,
         limits: Limits | None = None,
         snapshot_policy: SnapshotPolicy | None = None,
@@ -67,6 +69,7 @@ class Node:
         self.id = id
         self.cluster = cluster
         self.address = address
+        self._incarnation = incarnation
         self._members = dict(members or {})
         self.limits = limits or Limits()
         self._raft = raft or RaftSettings()
@@ -102,7 +105,7 @@ class Node:
         if self._member is not None or self._closed:
             raise RaftCoreError(f"node {self.id} was started before; make a new Node of it to start it again")
         loop, parts = asyncio.get_running_loop(), self._parts
-        incarnation = f"{self._rng.getrandbits(64):016x}"
+        incarnation = self._incarnation or f"{self._rng.getrandbits(64):016x}"
         try:
             if self._directory is not None:
                 open_directory = self._directory.open
@@ -129,7 +132,7 @@ class Node:
                 now=loop.time(),
             )
             hello = Hello(self.cluster, self.id, incarnation, self.address, VERSIONS)
-            member = Member(hello, engine, parts, recovered, self.limits, self._policy)
+            member = Member(hello, engine, parts, recovered, self.limits, self._policy, self._rng)
             member.on_failure = self._failed
             self._member, self._proposals = member, member.proposals
             await parts.transport.start(member)

@@ -174,6 +174,27 @@ def test_a_run_that_does_not_follow_is_refused(store: LogStore, run: Runs, store
     assert [(1, 1, b"a")] == stored(store, 1, 10)
 
 
+@pytest.mark.parametrize(
+    "refused",
+    [
+        {"truncate_from": 2},
+        {"vote": Vote(LeaderId(9, "n9"), True), "truncate_from": 1},
+        {"reset": LogId(LeaderId(2, "n2"), 7)},
+        {"reset": LogId(LeaderId(2, "n2"), 7), "committed": 7},
+    ],
+)
+def test_a_refused_batch_takes_nothing_away(
+    store: LogStore, run: Runs, stored: Stored, refused: dict[str, object]
+) -> None:
+    """What it would have cut off or dropped before the run that does not fit is still there."""
+    store.write(WriteBatch(vote=Vote(LeaderId(1, "n1"), True), runs=[run(1, b"a", b"b"), run(3, b"c")], committed=1))
+    before = reopened(store), stored(store, 1, 10)
+    with pytest.raises(StorageError, match="does not follow the log's end"):
+        store.write(WriteBatch(**refused, runs=[run(30, b"x")]))
+
+    assert before == (reopened(store), stored(store, 1, 10))
+
+
 def test_an_overlap_is_refused(store: LogStore, run: Runs) -> None:
     """Entries are replaced only after a truncation."""
     store.write(WriteBatch(runs=[run(1, b"a", b"b")]))

@@ -106,6 +106,20 @@ def test_the_write_ahead_log_is_moved_into_the_database_now_and_then(
     assert 200 == len(entries)
 
 
+def test_moving_the_write_ahead_log_stays_rare(path: Path, run: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for so many bytes, also after the first time: a batch must not wait for it each time."""
+    monkeypatch.setattr(sqlite_log, "CHECKPOINT_BYTES", 200_000)
+    log = SqliteLog(path)
+    log.open()
+    statements: list[str] = []
+    log._connection.set_trace_callback(statements.append)
+    for index in range(1, 201):
+        log.write(WriteBatch(runs=[run(index, b"x" * 10_000)]))
+    log.close()
+
+    assert 5 <= sum("wal_checkpoint" in statement for statement in statements) <= 25
+
+
 def test_a_second_opener_in_the_same_process_is_refused(path: Path, run: Runs) -> None:
     """And does not disturb the first, which keeps its lock."""
     log = SqliteLog(path)

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from raftcore.cli.agreement import State, are_equal
 from raftcore.cli.demo import pairs, reading
-from raftcore.cli.demo.processes import DemoFailed, Process, prepare
-from raftcore.cli.demo.reading import State, are_equal, missing
+from raftcore.cli.demo.processes import prepare
+from raftcore.cli.demo.reading import missing
+from raftcore.cli.processes import ClusterFailed, Process
 from raftcore.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -167,7 +169,7 @@ def test_a_node_that_does_not_start_is_shown_with_its_log(tmp_path: Path) -> Non
 
     async def check() -> None:
         await first.start()
-        with pytest.raises(DemoFailed, match=r"node n1 \(process \d+\) ended instead of starting(.|\n)*node\.id"):
+        with pytest.raises(ClusterFailed, match=r"node n1 \(process \d+\) ended instead of starting(.|\n)*node\.id"):
             await first.until_ready()
 
     asyncio.run(check())

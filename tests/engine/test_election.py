@@ -177,8 +177,9 @@ def test_a_repeated_vote_counts_once(solo):
     """Five grants of one voter are one vote of five."""
     member = solo(voters="abcde", **FAST)
     member.elapse(2.1)
+    grant = VoteReply(member.engine.vote, member.engine.vote, True)
     for _ in range(5):
-        answer(member, "b")
+        member.receive("b", grant)
 
     assert Role.CANDIDATE is member.engine.role
 
@@ -212,7 +213,8 @@ def test_a_vote_for_an_earlier_candidacy_counts_nothing(solo):
     member.elapse(2.1)
     member.receive("b", late)
 
-    assert (Role.CANDIDATE, {"a": True}) == (member.engine.role, member.engine.candidacy.votes)
+    assert Role.CANDIDATE is member.engine.role
+    assert {"a": True} == member.engine.candidacy.votes
 
 
 def test_a_pre_vote_is_no_vote(solo):
@@ -227,7 +229,8 @@ def test_a_pre_vote_is_no_vote(solo):
     for voter in "bcde":
         member.receive(voter, grant)
 
-    assert (Role.CANDIDATE, {"a": True}) == (member.engine.role, member.engine.candidacy.votes)
+    assert Role.CANDIDATE is member.engine.role
+    assert {"a": True} == member.engine.candidacy.votes
 
 
 def test_the_own_vote_counts_when_it_is_durable(solo):

@@ -4,7 +4,7 @@ import pytest
 
 from raftcore.engine import Role
 from raftcore.engine.log import NO_END
-from raftcore.engine.output import MembershipChanged
+from raftcore.engine.output import MembershipChanged, ReadReady
 from raftcore.errors import MembershipRefused, NotLeader, TransferUnderWay
 from raftcore.messages import AppendEntries, AppendReply, RequestVote, TimeoutNow, VoteReply
 from raftcore.types import NO_LOG, Entries, EntryKind, LeaderId, NodeInfo
@@ -233,6 +233,26 @@ def test_a_joint_configuration_is_left_once(cluster):
     assert net["a"].commit == net["a"].log.last.index
 
 
+def test_a_joint_configuration_is_left_once_also_while_others_are_committed_behind_it(leader):
+    """Entries that follow the joint one become committed, one by one, before the new set is."""
+    leader.engine.change_membership(("a", "b"), (), {})
+    for _ in range(3):
+        leader.engine.propose([b"x"])
+        leader.drain()
+    lasts = []
+    for index in (2, 3, 4, 5):
+        acknowledge(leader, "b", index)
+        lasts.append((leader.engine.commit, leader.engine.log.last.index))
+
+    assert [(2, 6), (3, 6), (4, 6), (5, 6)] == lasts
+
+    acknowledge(leader, "b")
+
+    assert (6, 6, NO_END) == (
+        *(leader.engine.commit, leader.engine.log.last.index, leader.engine.history.pending_index),
+    )
+
+
 def test_a_candidate_needs_both_sets(solo, membership, appoint, vote):
     """As soon as the joint entry is in its log, committed or not."""
     member = solo(pre_vote=False, check_quorum=False)
@@ -375,6 +395,52 @@ def test_a_removed_leader_does_not_count_itself(solo):
     acknowledge(member, "c")
 
     assert (3, Role.LEARNER) == (member.engine.commit, member.engine.role)
+
+
+@pytest.fixture
+def leaving(solo):
+    """Member "a" leads and is out: the new set, b, c and d, is in its log and not committed."""
+    member = solo(voters="abcd")
+    member.become_leader()
+    acknowledge(member, "bcd", 1)
+    member.engine.change_membership(tuple("bcd"), (), {})
+    member.drain()
+    acknowledge(member, "bcd", 2)
+    assert (2, 3, tuple("bcd")) == (
+        *(member.engine.commit, member.engine.log.last.index, member.engine.membership.all_voters),
+    )
+    member.events.clear()
+    return member
+
+
+def test_a_removed_leader_confirms_no_read_by_its_own_answer(leaving):
+    """Of b, c, d two must answer."""
+    leaving.engine.read(1, lease=False, now=leaving.now)
+    leaving.drain()
+    number = leaving.engine.leadership.round
+    leaving.receive("b", AppendReply(leaving.engine.vote, number, 2))
+
+    assert [] == [event for event in leaving.events if isinstance(event, ReadReady)]
+
+    leaving.receive("c", AppendReply(leaving.engine.vote, number, 2))
+
+    assert [ReadReady([1], 2)] == leaving.take_events(ReadReady)
+
+
+def test_a_removed_leader_does_not_count_as_in_touch_with_itself(leaving):
+    """Only b still answers: there is no lease any more, and after an election timeout no leader."""
+    ready, over = [], leaving.now + leaving.engine.lease
+    while leaving.now < over + 2:
+        leaving.elapse(0.1)
+        if leaving.engine.leadership is not None:
+            leaving.receive("b", AppendReply(leaving.engine.vote, leaving.engine.leadership.round, 2))
+        if leaving.engine.leadership is not None and leaving.now > over:
+            leaving.engine.read(1, lease=True, now=leaving.now)
+            leaving.drain()
+            ready += leaving.take_events(ReadReady)
+
+    assert [] == ready
+    assert leaving.engine.leadership is None
 
 
 def test_a_leader_that_is_out_hands_over_and_never_campaigns_again(cluster):
@@ -551,6 +617,20 @@ def test_the_disk_that_a_member_showed_first_is_written_down(leader):
 
     assert NodeInfo("at-b", "disk-1") == leader.engine.membership.nodes["b"]
     assert (["a", "b", "c"], 2) == (sorted(leader.engine.membership.nodes), leader.engine.log.last.index)
+
+
+def test_writing_down_a_disk_leaves_everything_else_as_it_is(solo, membership):
+    """Learners stay learners, and voters voters."""
+    member = solo(learners="x")
+    member.become_leader()
+    acknowledge(member, "bc")
+    member.engine.learn_incarnations({"b": "disk-1", "x": "disk-2"})
+    known = membership("abc", learners="x")
+    nodes = {**known.nodes, "b": NodeInfo("at-b", "disk-1"), "x": NodeInfo("at-x", "disk-2")}
+
+    assert (known.voters, known.learners, nodes) == (
+        *(member.engine.membership.voters, member.engine.membership.learners, member.engine.membership.nodes),
+    )
 
 
 @pytest.mark.parametrize("reason", ["follower", "own term", "pending", "transfer", "joint"])

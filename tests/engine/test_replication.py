@@ -456,6 +456,15 @@ def test_a_repeated_rejection_sends_one_probe(solo, at):
     assert [(5, 10)] == sent_to(member, "b")
 
 
+def test_a_rejection_without_a_hint_begins_at_the_start(solo):
+    """A peer need not say where its log may agree; the leader then tries the first entry."""
+    member = solo(terms=[1] * 9)
+    member.become_leader()
+    member.receive("b", AppendReply(member.engine.vote, 0, 0, 9))
+
+    assert [(0, 10)] == sent_to(member, "b")
+
+
 def test_an_older_acknowledgement_moves_nothing_back(leader):
     """Two answers that change places."""
     for _ in range(3):

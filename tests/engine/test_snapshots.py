@@ -335,6 +335,19 @@ def test_a_late_chunk_of_an_installed_snapshot_is_answered_again(solo, vote, met
     assert [SnapshotStatus.INSTALLED] == [reply.status for _, reply in member.take_sent(SnapshotReply)]
 
 
+def test_the_answer_to_a_snapshot_acknowledges_only_what_is_durable(solo, run, vote, at, meta):
+    """More may be committed here, by the disks of others."""
+    member = solo(terms=[1, 1, 1], commit=1, auto=False)
+    member.receive("b", AppendEntries(vote(1), 1, at(1, 3), 1))
+    member.flush()
+    member.receive("b", AppendEntries(vote(1), 1, at(1, 3), 5, (run(1, 4, 2),)))
+    assert (5, 3) == (member.engine.commit, member.engine.log.durable)
+    member.take_sent()
+    member.receive("b", chunk(vote(1), meta(1, 4)))
+
+    assert [(SnapshotStatus.INSTALLED, 3)] == [(said.status, said.match) for _, said in member.take_sent(SnapshotReply)]
+
+
 # -- purging ------------------------------------------------------------------------------------------------------
 
 

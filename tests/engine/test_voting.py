@@ -101,9 +101,10 @@ def test_a_vote_for_which_a_later_one_was_given_meanwhile_never_leaves(solo, vot
     assert ["c"] == [to for to, reply in member.take_sent(VoteReply) if reply.granted]
 
 
-def test_a_vote_survives_a_restart(solo, vote):
-    """Whom it was given to as well as the term."""
-    member = solo(check_quorum=False)
+@pytest.mark.parametrize("known", [0, 1])
+def test_a_vote_survives_a_restart(solo, vote, known):
+    """Whom it was given to as well as the term, also when that term was known before."""
+    member = solo(check_quorum=False, term=known)
     member.receive("b", RequestVote(vote(1, "b", False), NO_LOG))
     member.start()
     member.receive("c", RequestVote(vote(1, "c", False), NO_LOG))

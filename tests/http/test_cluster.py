@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -26,6 +27,28 @@ def test_a_member_comes_and_another_goes_through_any_member(serve: Serve) -> Non
         assert {"n1": "voter", "n2": "voter", "n3": "voter", "n4": "voter"} == _roles(promoted)
         assert {name: "voter" for name in ("n1", "n2", "n3", "n4") if name != leader} == _roles(removed)
         assert b"1" == (await cluster.clients["n4"].get("/kv/x")).content
+
+    serve(check)
+
+
+def test_a_member_with_an_old_list_leaves_nobody_out(serve: Serve) -> None:
+    """It was away while n4 joined; asked to remove another one, it first learns who the members are."""
+
+    async def check(cluster) -> None:
+        leader, away = await cluster.leader(), await cluster.follower()
+        (third,) = {"n1", "n2", "n3"} - {leader, away}
+        await cluster.add("n4", {}).start()
+        cluster.isolate(away)
+        await cluster.nodes[away].wait_for(lambda status: status.leader is None)
+        await cluster.clients[leader].post("/members", json={"id": "n4", "address": "n4.example:7101"})
+        await cluster.clients[leader].post("/members/promote", json={"id": "n4"})
+        removing = asyncio.ensure_future(cluster.clients[away].delete(f"/members/{third}"))
+        await asyncio.sleep(0.05)  # in which it could take up its old list
+        cluster.hub.heal()
+        removed = await removing
+
+        assert 200 == removed.status_code
+        assert sorted([leader, away, "n4"]) == sorted(_roles(removed.json()))
 
     serve(check)
 

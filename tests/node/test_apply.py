@@ -261,3 +261,36 @@ def test_a_run_of_which_only_a_part_is_committed_is_applied_in_part(run, cluster
                 assert [b"1", b"2", b"3"][: commit - last.index] == c["n2"].machine.kept
 
     run(main)
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+def test_nothing_is_applied_beside_what_must_be_alone(run, cluster, journal, eventually, blocking):
+    """A restore, or whatever else has the state to itself in a thread; entries wait, and then follow in order."""
+
+    async def main():
+        async with cluster(1, machine=lambda: journal(blocking=blocking)) as c:
+            place = c["n1"]
+
+            def alone():
+                with place.machine.alone():
+                    place.machine.view_gate.pass_through()
+                    return list(place.machine.kept)
+
+            await place.node.propose(b"before")
+            place.machine.view_gate.close()
+            call = asyncio.ensure_future(place.node.member.applier.exclusive(alone, long=True))
+            await eventually(lambda: place.machine.view_gate.waiting)
+            waiting = [place.node.propose(b"%d" % number) for number in range(3)]
+            await place.node.wait_for(lambda status: status.commit >= status.applied + 3)
+            for _ in range(5):
+                place.node.member.wake()
+                await asyncio.sleep(0.001)
+            early = [proposal.done() for proposal in waiting], place.machine.overlaps
+            place.machine.view_gate.open()
+
+            assert [b"before"] == await call
+            assert [b"0!", b"1!", b"2!"] == await asyncio.gather(*waiting)
+            assert ([False] * 3, 0) == early
+            assert [b"before", b"0", b"1", b"2"] == place.machine.kept
+
+    run(main)

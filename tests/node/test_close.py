@@ -136,6 +136,21 @@ def test_everybody_who_waits_is_told(run, cluster, eventually):
     run(main)
 
 
+def test_proposals_that_no_turn_has_seen_are_told_too(run, cluster):
+    """Made in the moment when the node stops: they were never appended."""
+
+    async def main():
+        async with cluster(1) as c:
+            node = c["n1"].node
+            waiting = [node.propose(b"x"), node.propose_many([b"y", b"z"])]
+            await node.close(transfer=False)
+            for future in waiting:
+                with pytest.raises(NotAppended, match="node n1 stopped before the proposal was appended"):
+                    await asyncio.wait_for(future, 1)
+
+    run(main)
+
+
 def test_proposals_that_were_passed_on_or_appended_have_an_unknown_outcome(run, cluster, eventually):
     """The follower's is on its way to the leader, the leader's is in its log."""
 

@@ -216,6 +216,28 @@ def test_a_wiped_member_is_refused_until_it_is_removed_and_added_anew(run, clust
     run(main)
 
 
+def test_a_member_that_is_wiped_before_its_disk_is_written_down_is_refused_too(run, cluster, eventually):
+    """Nobody leads yet; whoever has seen the first disk does not believe the second."""
+
+    async def main():
+        async with cluster(0) as c:
+            c.members = {f"n{number}": f"address-{number}" for number in (1, 2, 3)}
+            for name in ("n1", "n3"):
+                c.node(name)
+                await c[name].node.start()
+                c[name].node.runtime.election(False)
+            await eventually(lambda: c["n1"].witness.details("peer_up"))
+            await c["n3"].node.close()
+            await c.start("n3", pristine=True)
+            await eventually(lambda: c["n1"].witness.details("peer_refused"))
+            reason = c["n1"].witness.details("peer_refused")[0]["reason"]
+
+            assert {""} == {info.incarnation for info in c["n1"].node.status().nodes.values()}
+            assert "node 'n3' has come back with another disk (incarnation" in reason
+
+    run(main)
+
+
 @pytest.mark.parametrize(
     ("hello", "reason"),
     [

@@ -151,6 +151,23 @@ def test_a_leader_without_its_followers_serves_reads_only_within_its_lease(run, 
     run(main)
 
 
+def test_reads_and_queries_are_linearizable_unless_they_say_otherwise(run, cluster):
+    """A node that is cut off answers neither; asked for something stale it does."""
+
+    async def main():
+        async with cluster(limits={"read_timeout_ms": 50}, check_quorum=False) as c:
+            await c["n1"].node.propose(b"old")
+            c.isolate("n1")
+            with pytest.raises(ReadUnavailable):
+                await c["n1"].node.read()
+            with pytest.raises(ReadUnavailable):
+                await c["n1"].node.query(lambda machine: list(machine.kept))
+
+            assert [b"old"] == await c["n1"].node.query(lambda machine: list(machine.kept), "stale")
+
+    run(main)
+
+
 def test_reads_are_bounded(run, cluster):
     """One more than the limit is refused, and the text names the limit."""
 

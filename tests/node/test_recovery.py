@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 
 import msgspec
 import pytest
 
 from raftcore.contracts import LogState, WriteBatch
 from raftcore.errors import CorruptData
+from raftcore.messages import AppendEntries
+from raftcore.node.recovery import verified
 from raftcore.types import Entries, EntryKind, LeaderId, LogId, Membership, NodeInfo, SnapshotMeta, Vote
 from raftcore.wire import encode_membership
 
@@ -25,8 +28,6 @@ def _id(index, term=1):
 
 def _snapshot(place, journal, index, kept, term=1, damaged=False):
     """A committed snapshot in the node's sink."""
-    import hashlib
-
     data = b"".join(msgspec.msgpack.encode(payload) for payload in [b"", *kept])
     meta = SnapshotMeta(f"{index:020d}", _id(index, term), N1, _id(1), len(data), hashlib.sha256(data).hexdigest())
     writer = place.sink.begin(meta)
@@ -124,6 +125,23 @@ def test_a_log_that_ends_before_the_snapshot_gives_way(run, disk, journal):
     run(lambda: main(disk()))
 
 
+def test_a_log_that_gives_way_takes_no_vote_with_it(run, disk, journal):
+    """What was promised since the snapshot's last entry was written still holds."""
+
+    @_closing
+    async def main(c):
+        vote = Vote(LeaderId(7, "n2"), False)
+        c["n1"].log.write(WriteBatch(vote=vote))
+        _snapshot(c["n1"], journal, 9, [b"new"], term=2)
+        await c["n1"].node.start()
+        promised = c["n1"].node.member.engine.vote
+
+        assert vote == promised
+        assert vote == c["n1"].log.open().vote
+
+    run(lambda: main(disk()))
+
+
 def test_a_log_that_disagrees_with_the_snapshot_gives_way(run, disk, journal):
     """It holds another leader's entry where the snapshot ends: what follows it was never committed."""
 
@@ -178,6 +196,27 @@ def test_a_damaged_snapshot_that_nothing_can_replace_is_refused(run, disk, journ
         )
 
     run(main)
+
+
+@pytest.mark.parametrize("chunks", [[b"ab"], [b"a", b"b"], [b"", b"a", b"", b"b"]])
+@pytest.mark.parametrize(("size", "digest_of"), [(2, b"ax"), (3, b"ab"), (1, b"ab")])
+def test_a_stream_that_is_not_what_its_manifest_says_is_never_handed_over_whole(chunks, size, digest_of):
+    """Its last bytes are held back until the whole is known to be right, so that nobody takes it for a snapshot."""
+    meta = SnapshotMeta("s", _id(1), N1, _id(1), size, hashlib.sha256(digest_of).hexdigest())
+    taken = []
+    with pytest.raises(CorruptData, match=r"snapshot s: 2 bytes with SHA-256 .*; delete it so that an older one"):
+        taken.extend(verified(meta, iter(chunks)))
+
+    assert b"ab" != b"".join(taken)
+
+
+def test_a_stream_that_is_what_its_manifest_says_is_handed_over():
+    """All of it, in order; an empty one as well."""
+    for chunks in ([b"a", b"b"], [b"ab"], []):
+        data = b"".join(chunks)
+        meta = SnapshotMeta("s", _id(1), N1, _id(1), len(data), hashlib.sha256(data).hexdigest())
+
+        assert data == b"".join(verified(meta, iter(chunks)))
 
 
 def test_a_purged_log_without_a_snapshot_is_refused(run, disk):
@@ -287,6 +326,29 @@ def test_a_store_that_ends_before_it_begins_is_refused(run, disk):
         await _refused(c, "log store: it ends at 0 when read, but says that it ends at 5")
 
     run(main)
+
+
+def test_a_membership_that_is_overwritten_after_a_restart_gives_way_to_the_one_before(run, disk):
+    """Every membership of the log is read back, not only the newest."""
+
+    @_closing
+    async def main(c):
+        nodes = {name: NodeInfo(f"address-{name[1:]}") for name in ("n1", "n2", "n3")}
+        joint = Membership((("n1",), ("n1", "n2", "n3")), (), nodes)
+        entry = Entries(LeaderId(1, "n1"), 6, EntryKind.MEMBERSHIP, [encode_membership(joint)])
+        c["n1"].log.write(WriteBatch(runs=[entry], committed=5))
+        node = c["n1"].node
+        await node.start()
+        before = node.status().voters
+        leader = LeaderId(2, "n2")
+        blank = Entries(leader, 6, EntryKind.BLANK, [b""])
+        node.member.deliver("n2", AppendEntries(Vote(leader, True), 1, _id(5), 5, (blank,)))
+        status = await node.wait_for(lambda status: status.term > 1)
+
+        assert [["n1"], ["n1", "n2", "n3"]] == before
+        assert [["n1"]] == status.voters
+
+    run(lambda: main(disk()))
 
 
 def test_reading_a_long_log_reports_its_progress(run, disk, caplog, monkeypatch):

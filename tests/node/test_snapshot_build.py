@@ -6,7 +6,10 @@ import asyncio
 
 import pytest
 
+from raftcore.contracts import WriteBatch
 from raftcore.errors import NodeStopped
+from raftcore.types import Entries, EntryKind, LeaderId, LogId, Membership, NodeInfo, Vote
+from raftcore.wire import encode_membership
 
 
 async def _write(node, count, first=0):
@@ -227,5 +230,57 @@ def test_a_snapshot_asked_for_during_an_apply_is_labelled_with_what_it_holds(run
 
             assert b"x!" == await waiting
             assert ([b"x"], place.machine.last) == (fresh.kept, meta.last)
+
+    run(main)
+
+
+def test_a_snapshot_says_who_the_members_are(run, cluster):
+    """Learners, addresses and disks too: a restart knows them all when the log has forgotten who they are."""
+
+    async def main():
+        async with cluster(2, policy={"trailing_entries": 0}) as c:
+            node = c["n1"].node
+            await node.add_learner("n9", "address-9", wait=False)
+            await c.start("n3", members={})
+            await node.add_learner("n3", "address-3")
+            await node.wait_for(lambda status: status.nodes["n3"].incarnation)
+            await node.read()
+            meta = await node.trigger.snapshot()
+            await node.trigger.purge()
+            known = node.member.engine.membership
+            purged = node.status().purged
+            again = await c.restart("n1")
+
+            assert (("n1", "n2"),) == known.voters
+            assert ("n3", "n9") == known.learners
+            assert known == meta.membership
+            assert purged == meta.last.index
+            assert known == again.member.engine.membership
+
+    run(main)
+
+
+def test_a_snapshot_names_no_member_that_came_after_it(run, cluster, journal):
+    """The log holds a newer membership behind what is applied, and nobody knows yet whether that is committed."""
+
+    async def main():
+        c = cluster(1)
+        one, two = ({f"n{number}": NodeInfo(f"address-{number}") for number in range(1, end)} for end in (2, 3))
+        leader, known = LeaderId(1, "n1"), Membership((("n1",),), (), one)
+        runs = [
+            Entries(leader, 1, EntryKind.MEMBERSHIP, [encode_membership(known)]),
+            Entries(leader, 2, EntryKind.NORMAL, [b"x"]),
+            Entries(leader, 3, EntryKind.MEMBERSHIP, [encode_membership(Membership((("n1",),), ("n2",), two))]),
+        ]
+        node = c.node("n1", machine=journal(durable=[(LogId(leader, 2), [b"x"])]))
+        c["n1"].log.write(WriteBatch(vote=Vote(leader, True), runs=runs, committed=2))
+        await node.start()
+        try:
+            node.runtime.election(False)
+            meta = await node.trigger.snapshot()
+
+            assert (LogId(leader, 2), LogId(leader, 1), known) == (meta.last, meta.membership_at, meta.membership)
+        finally:
+            await node.close()
 
     run(main)

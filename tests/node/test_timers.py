@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 
 import pytest
 import uvloop
@@ -103,5 +105,29 @@ def test_a_proposal_that_timed_out_does_not_mix_up_later_answers(run, cluster):
 
             assert [b"3!", b"4!"] == await asyncio.gather(*late)
             assert [b"1", b"2", b"3", b"4"] == c["n1"].machine.kept
+
+    run(main)
+
+
+def test_the_wall_clock_does_not_matter(run, cluster, monkeypatch):
+    """It jumps by hours, back and forth: nobody campaigns for that, and a lease ends when its time is over."""
+
+    async def main():
+        async with cluster(limits={"read_timeout_ms": 100}) as c:
+            now, jumps = time.time, itertools.cycle([0, 3600, -7200, 60])
+            monkeypatch.setattr(time, "time", lambda: now() + next(jumps))
+            monkeypatch.setattr(time, "time_ns", lambda: int(time.time() * 1e9))
+            before = c["n1"].node.status()
+            for number in range(5):
+                await c["n1"].node.propose(b"%d" % number)
+                await c["n1"].node.read("lease")
+                await asyncio.sleep(0.02)
+            after = c["n1"].node.status()
+            c.isolate("n1")
+            await c["n2"].node.wait_for(lambda status: status.leader in ("n2", "n3"), 5)
+            with pytest.raises(ReadUnavailable):
+                await c["n1"].node.read("lease")
+
+            assert (before.term, "n1") == (after.term, after.leader)
 
     run(main)

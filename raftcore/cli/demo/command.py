@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import click
 
+from raftcore.cli.agreement import State, agreed, are_equal
 from raftcore.cli.demo import pairs as pair_files
 from raftcore.cli.demo.load import Load
-from raftcore.cli.demo.processes import Process, prepare
-from raftcore.cli.demo.reading import SAMPLE, State, agreed, are_equal, leader, missing
+from raftcore.cli.demo.processes import prepare
+from raftcore.cli.demo.reading import SAMPLE, leader, missing
 from raftcore.cli.output import as_json, print_fields, print_json, print_table
+from raftcore.cli.processes import Process
+from raftcore.cli.tasks import ending_on_signals, first_of
 
 DEFAULT_KEYS = 10_000
 BAR = 40
@@ -88,7 +89,7 @@ def demo(
         pairs = pair_files.read(generated, None)
     try:
         result = asyncio.run(_Demo(directory, processes, pairs).run(keep))
-    except asyncio.CancelledError:  # by `_ending_on_signals`
+    except asyncio.CancelledError:  # by `ending_on_signals`
         raise click.Abort from None
     if json:
         print_json(asdict(result))
@@ -118,7 +119,7 @@ class _Demo:
     async def run(self, keep: bool) -> Result:
         """Whatever happens, no process outlives this, but with `keep` when it went well so far."""
         kept = False
-        with _ending_on_signals():
+        with ending_on_signals():
             try:
                 await self._start()
                 await self._write()
@@ -145,7 +146,7 @@ class _Demo:
                 group.create_task(load.run())
                 group.create_task(self._disturb())
         except BaseExceptionGroup as failures:
-            raise _first(failures) from None
+            raise first_of(failures) from None
         finally:
             if bar is not None:
                 bar.cancel()
@@ -189,33 +190,6 @@ class _Demo:
             "members, from the member's own state (stale listing, after applied index and digest of all were equal); "
             f"and {min(SAMPLE, len(acknowledged))} of them once more on each member, with linearizable reads"
         )
-
-
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What went wrong first: the message that says most."""
-    first = failures.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-@contextmanager
-def _ending_on_signals() -> Iterator[None]:
-    """The first signal cancels this task, so that the processes are ended too; more of them don't hinder that."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def end() -> None:
-        for number in signals:
-            loop.add_signal_handler(number, lambda: None)
-        if task is not None:
-            task.cancel()
-
-    for number in signals:
-        loop.add_signal_handler(number, end)
-    try:
-        yield
-    finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
 
 
 def _say(text: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 
-from raftcore.cli.demo.connection import NoAnswer, key_path
-from raftcore.cli.demo.processes import DemoFailed, Process
+from raftcore.cli.connection import NoAnswer, key_path
+from raftcore.cli.processes import ClusterFailed, Process
 
 CLIENTS = 64
 GIVE_UP_SECONDS = 60.0
@@ -31,7 +31,7 @@ class Load:
         self.clients = max(1, min(CLIENTS, len(pairs) // 8))
 
     async def run(self) -> None:
-        """Write everything. Raises `DemoFailed` when a pair can't be written for too long."""
+        """Write everything. Raises `ClusterFailed` when a pair can't be written for too long."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         async with asyncio.TaskGroup() as group:
@@ -62,16 +62,19 @@ class Load:
                 while True:
                     asked_at = loop.time()
                     try:
-                        status, body = await connections[at].ask("PUT", path, value)
+                        answer = await connections[at].ask("PUT", path, value)
                     except NoAnswer as error:
                         status, problem = 503, str(error)
                     else:
-                        problem = f"status {status}: {body.decode(errors='replace')}"
+                        status, problem = (
+                            answer.status,
+                            f"status {answer.status}: {answer.body.decode(errors='replace')}",
+                        )
                     if status == 200:
                         self._acknowledge(key, asked_at)
                         break
                     if status not in (503, 504) or loop.time() > deadline:
-                        raise DemoFailed(f"the pair with key '{key}' can't be written: {problem}")
+                        raise ClusterFailed(f"the pair with key '{key}' can't be written: {problem}")
                     # Whether it has happened or not: the same value again does no harm, and only an answer counts.
                     self.retried += 1
                     at = (at + 1) % count
