@@ -139,10 +139,12 @@ Message = (
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True):
-    """The first thing that two peers exchange. `address` is where the sender can be reached; `versions` of the wire."""
+    """The first thing that two peers exchange. `address` is where the sender can be reached; `versions` of the wire;
+    `vote_order` must be the same on all members."""
 
     cluster: str
     node: str
     incarnation: str
     address: str
     versions: tuple[int, int]
+    vote_order: str = "standard"

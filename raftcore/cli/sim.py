@@ -51,12 +51,16 @@ class Seeds(click.ParamType):  # type: ignore[type-arg]  # generic only in newer
 
 
 @click.group()
-def sim() -> None:
+@click.pass_context
+def sim(context: click.Context) -> None:
     """Run whole clusters in simulation: virtual time, a seeded network, disks that forget, clocks that drift.
 
     Every invariant of Raft is checked after every step. A failure is one number that shows it again.
     """
-    logging.getLogger("raftcore").setLevel(logging.CRITICAL)  # nodes that die on purpose are no news here
+    logger = logging.getLogger("raftcore")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)  # nodes that die on purpose are no news here
+    context.call_on_close(lambda: logger.setLevel(before))
 
 
 @sim.command("run")

@@ -66,23 +66,23 @@ class ClusterFace:
         """``POST /members/promote``: a learner becomes a voter."""
         asking = Asking(request, self._settings)
         promoted = (await asking.json(Promotion)).id
-        membership = await self._membership(asking)
+        membership, based_on = await self._membership(asking)
         if promoted in membership.voters[-1]:
             raise Failure(409, "membership_refused", f"node '{promoted}' is a voter already", outcome="not_appended")
         self._must_be_member(membership, promoted)
         voters = [*membership.voters[-1], promoted]
-        await asking.command(lambda: self._node.change_membership(voters))
+        await asking.command(lambda: self._node.change_membership(voters, based_on=based_on))
         return self._members()
 
     async def remove(self, request: Request) -> Response:
         """``DELETE /members/{id}``: a voter or a learner leaves."""
         asking = Asking(request, self._settings)
         removed = request.path_params["id"]
-        membership = await self._membership(asking)
+        membership, based_on = await self._membership(asking)
         self._must_be_member(membership, removed)
         voters = [voter for voter in membership.voters[-1] if voter != removed]
         learners = [learner for learner in membership.learners if learner != removed]
-        await asking.command(lambda: self._node.change_membership(voters, learners))
+        await asking.command(lambda: self._node.change_membership(voters, learners, based_on=based_on))
         return self._members()
 
     async def transfer(self, request: Request) -> Response:
@@ -101,10 +101,12 @@ class ClusterFace:
         meta = await Asking(request, self._settings).read(self._node.trigger.snapshot())
         return reply({"id": meta.id, "index": meta.last.index, "term": meta.last.leader.term, "bytes": meta.size})
 
-    async def _membership(self, asking: Asking) -> Membership:
-        """The members, as new as what is committed: from an old list one would be left out who joined since."""
+    async def _membership(self, asking: Asking) -> tuple[Membership, int]:
+        """The members, as new as what is committed, and the entry that set them: from an old list one would be left
+        out who joined since, and somebody may join before this one is used."""
         await asking.read(self._node.read())
-        return self._node.member.engine.membership
+        engine = self._node.member.engine
+        return engine.membership, engine.history.effective_id.index
 
     def _must_be_member(self, membership: Membership, id: str) -> None:
         if id not in membership.members:

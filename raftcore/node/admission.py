@@ -1,5 +1,5 @@
-"""Whether another node may be talked to: same cluster, another name, a shared version, and the disk that is
-known by that name."""
+"""Whether another node may be talked to: same cluster, another name, a shared version, the same order of votes, and
+the disk that is known by that name."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ def check_hello(mine: Hello, theirs: Hello, incarnation: str) -> None:
         raise PeerRefused(
             f"node {name!r} speaks versions {their_oldest}..{their_newest} of the protocol, this node ({mine.node}) "
             f"{oldest}..{newest}; upgrade the older one"
+        )
+    if theirs.vote_order != mine.vote_order:
+        raise PeerRefused(
+            f"node {name!r} has raft.vote_order = {theirs.vote_order!r}, this node ({mine.node}) {mine.vote_order!r}: "
+            "the two rules do not mix; use the same on all members"
         )
     if incarnation and incarnation != theirs.incarnation:
         raise PeerRefused(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from raftcore.engine.log import NO_END
-from raftcore.errors import NotLeader, OutcomeUnknown, RaftCoreError, WaitTimeout
+from raftcore.errors import MembershipRefused, NotLeader, OutcomeUnknown, RaftCoreError, WaitTimeout
 from raftcore.messages import ForwardReply
 from raftcore.node.forwarding import CHANGE, TRANSFER, Change, Forwarding, Handover, Reply, error_of
 
@@ -112,6 +112,12 @@ class Commands:
     async def _change(self, change: Change) -> None:
         engine = self._engine
         current, term = engine.membership, engine.vote.leader
+        set_at = engine.history.effective_id.index
+        if change.based_on not in (None, set_at):
+            raise MembershipRefused(
+                f"the members have changed since they were looked at (entry {change.based_on} set them then, entry "
+                f"{set_at} does now); look at them again"
+            )
         voters = current.voters[-1] if change.voters is None else tuple(change.voters)
         learners = (*current.learners, *change.nodes) if change.learners is None else tuple(change.learners)
         index = engine.change_membership(voters, learners, change.nodes)

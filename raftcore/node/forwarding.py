@@ -38,11 +38,12 @@ REMEMBERED: Final = 1024
 
 class Change(msgspec.Struct, frozen=True, array_like=True):
     """The members that are wanted. `voters` None: those that vote now. `learners` None: those that are learners now,
-    and the new `nodes`, less the voters."""
+    and the new `nodes`, less the voters. `based_on`: only if this entry still sets the membership in force."""
 
     voters: list[NodeId] | None
     learners: list[NodeId] | None
     nodes: dict[NodeId, NodeInfo]
+    based_on: int | None = None
 
 
 class Handover(msgspec.Struct, frozen=True, array_like=True):

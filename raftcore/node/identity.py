@@ -42,6 +42,7 @@ class DataDirectory:
         `IdentityError`, `CorruptData`."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            _sync_directory(self.path.parent)  # or a power loss may take the whole directory, with all that it promised
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise ConfigError(
@@ -100,8 +101,13 @@ class DataDirectory:
             stream.flush()
             os.fsync(stream.fileno())
         draft.replace(file)
-        directory = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _sync_directory(self.path)
+
+
+def _sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

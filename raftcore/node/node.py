@@ -131,7 +131,7 @@ class Node:
                 snapshot_last=recovered.snapshots[0].last if recovered.snapshots else LogId(NO_VOTE.leader, 0),
                 now=loop.time(),
             )
-            hello = Hello(self.cluster, self.id, incarnation, self.address, VERSIONS)
+            hello = Hello(self.cluster, self.id, incarnation, self.address, VERSIONS, self._raft.vote_order)
             member = Member(hello, engine, parts, recovered, self.limits, self._policy, self._rng)
             member.on_failure = self._failed
             self._member, self._proposals = member, member.proposals
@@ -344,15 +344,18 @@ class Node:
 
         await self.wait_for(has_caught_up, timeout, f"that member {id} has caught up to entry {goal}")
 
-    async def change_membership(self, voters: Iterable[NodeId], learners: Iterable[NodeId] | None = None) -> None:
+    async def change_membership(
+        self, voters: Iterable[NodeId], learners: Iterable[NodeId] | None = None, *, based_on: int | None = None
+    ) -> None:
         """Make these the voters, through joint consensus; returns when it is committed.
 
         Every voter must be a member already (add it as a learner first). Voters that are left out leave the
-        cluster, unless `learners` names them; without `learners`, those who are learners stay so. Raises
-        `MembershipRefused`, `OutcomeUnknown`.
+        cluster, unless `learners` names them; without `learners`, those who are learners stay so. Who makes the
+        lists from those of a `Status` passes its `membership_index` as `based_on`: then nobody is left out who
+        joined meanwhile, since the change is refused. Raises `MembershipRefused`, `OutcomeUnknown`.
         """
         wanted = None if learners is None else list(learners)
-        await self._at_work.commands.change(Change(list(voters), wanted, {}))
+        await self._at_work.commands.change(Change(list(voters), wanted, {}, based_on))
 
     async def transfer_leadership(self, target: NodeId | None = None) -> None:
         """Hand leadership to `target`, or to the voter whose log is furthest. Raises `MembershipRefused`,

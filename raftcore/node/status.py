@@ -26,9 +26,9 @@ class Status(msgspec.Struct, frozen=True):
     """A node at one moment. Indexes: 0 stands for "none yet".
 
     `durable` ≤ `last_index` is what this node's disk holds; `applied` ≤ `commit`; `purged` ≤ `snapshot` ≤ `applied`.
-    `voters` holds two lists while the configuration is joint. `peers` is filled on the leader only.
-    `pending_*` count what this node's callers wait for; `refused_messages` what peers sent that had no place
-    here.
+    `voters` holds two lists while the configuration is joint; `membership_index` is the entry that set them. `peers` is
+    filled on the leader only. `pending_*` count what this node's callers wait for; `refused_messages` what peers sent
+    that had no place here.
     """
 
     node: NodeId
@@ -42,6 +42,7 @@ class Status(msgspec.Struct, frozen=True):
     applied: int
     snapshot: int
     purged: int
+    membership_index: int
     voters: list[list[NodeId]]
     learners: list[NodeId]
     nodes: dict[NodeId, NodeInfo]
@@ -74,6 +75,7 @@ def status_of(member: Member, cluster: str) -> Status:
         applied=member.applier.applied.index,
         snapshot=engine.snapshot_last.index,
         purged=engine.log.base.index,
+        membership_index=engine.history.effective_id.index,
         voters=[list(group) for group in engine.membership.voters],
         learners=list(engine.membership.learners),
         nodes=engine.membership.nodes,

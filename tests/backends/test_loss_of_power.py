@@ -18,7 +18,7 @@ from raftcore.backends.sqlite_log import SqliteLog
 from raftcore.contracts import WriteBatch
 from raftcore.errors import StorageError
 from raftcore.node.identity import DataDirectory
-from raftcore.types import Entries, SnapshotMeta
+from raftcore.types import Entries, LeaderId, SnapshotMeta, Vote
 
 Save = Callable[..., SnapshotMeta]
 Runs = Callable[..., Entries]
@@ -176,7 +176,7 @@ def test_a_new_log_is_never_taken_for_one_that_was_lost(power: PowerCut, run: Ru
 
 def test_a_data_directory_is_whose_it_was(power: PowerCut) -> None:
     """Once it has been opened it keeps its name; before that, it may have none yet but never half of one."""
-    directory = DataDirectory(power.live)
+    directory = DataDirectory(power.live / "data")
     power.note = identity = None
     identity = directory.open("test", "n1", random.Random(1))
     power.note = identity
@@ -186,7 +186,24 @@ def test_a_data_directory_is_whose_it_was(power: PowerCut) -> None:
 
     assert len(power.cuts) > 4
     for must, place in power.cuts:
-        found = DataDirectory(place)
+        found = DataDirectory(place / "data")
         again = found.open("test", "n1", random.Random(2))
         found.close()
         assert must in (None, again)
+
+
+def test_a_data_directory_survives_with_what_it_has_promised(power: PowerCut) -> None:
+    """Its own name too: a directory that vanished whole would take every acknowledgement with it."""
+    data = power.live / "data"
+    directory, log = DataDirectory(data), SqliteLog(data / "log.sqlite")
+    directory.open("test", "n1", random.Random(1))
+    log.open()
+    log.write(WriteBatch(vote=Vote(LeaderId(1, "n1"), False)))
+
+    found = power.cut()
+    power.end()
+    log.close()
+    directory.close()
+
+    assert (found / "data" / "identity.json").exists()
+    assert (found / "data" / "log.sqlite").exists()

@@ -429,3 +429,52 @@ def test_stopping_ends_a_forwarded_command(run, cluster, eventually):
                 await c["n2"].node.change_membership(["n1", "n2"], ["n3"])
 
     run(main)
+
+
+def test_a_request_that_arrives_twice_is_served_once(run, cluster):
+    """A network may deliver a message twice; the command in it happens once."""
+
+    async def main():
+        async with cluster() as c:
+            assert b"1!" == await c["n2"].node.propose(b"1")
+            (sent,) = c["n2"].wire.of_kind(Forward)
+            c["n1"].node.member.deliver("n2", sent)
+            assert b"2!" == await c["n2"].node.propose(b"2")
+
+            assert [b"1", b"2"] == c["n1"].machine.kept
+
+    run(main)
+
+
+def test_what_is_remembered_of_served_requests_is_bounded(run, cluster, monkeypatch):
+    """The oldest is forgotten first, and everything of a member that has left."""
+    monkeypatch.setattr("raftcore.node.forwarding.REMEMBERED", 3)
+
+    async def main():
+        async with cluster(1) as c:
+            forwarding = c["n1"].node.member.forwarding
+            first = [forwarding.is_new("n2", request) for request in (1, 2, 3, 4)]
+            again = [forwarding.is_new("n2", request) for request in (4, 3, 2, 1)]
+            forwarding.removed("n2")
+
+            assert [True] * 4 == first
+            assert [False, False, False, True] == again
+            assert forwarding.is_new("n2", 4)
+
+    run(main)
+
+
+def test_an_answer_to_what_was_asked_before_a_restart_answers_nothing(run, cluster):
+    """Each process begins to number its requests somewhere else, so an old answer does not meet a new request."""
+
+    async def main():
+        async with cluster() as c:
+            await c["n2"].node.propose(b"1")
+            (before,) = c["n2"].wire.of_kind(Forward)
+            await c.restart("n2")
+            await c["n2"].node.propose(b"2")
+            after = c["n2"].wire.of_kind(Forward)[-1]
+
+            assert abs(after.request - before.request) > 1_000_000
+
+    run(main)

@@ -243,11 +243,15 @@ def test_a_member_that_is_wiped_before_its_disk_is_written_down_is_refused_too(r
     [
         (Hello("other", "n9", "i", "a", (1, 1)), "node 'n9' belongs to cluster 'other', this node .n1. to 'test'"),
         (Hello("test", "n1", "i", "a", (1, 1)), "another process at a calls itself 'n1' too"),
+        (
+            Hello("test", "n9", "i", "a", (1, 1), "node"),
+            "node 'n9' has raft.vote_order = 'node', this node .n1. 'standard'",
+        ),
         (Hello("test", "n9", "i", "a", (2, 3)), r"node 'n9' speaks versions 2..3 of the protocol, this node .n1. 1..1"),
     ],
 )
 def test_strangers_are_refused_with_the_reason(run, cluster, hello, reason):
-    """Wrong cluster, taken name, no common version."""
+    """Wrong cluster, taken name, no common version, another order of votes."""
 
     async def main():
         from raftcore.errors import PeerRefused
@@ -291,5 +295,26 @@ def test_a_second_node_of_the_same_name_is_refused_at_its_start(run, cluster):
                 second.machine.calls,
                 second.sink.calls,
             ]
+
+    run(main)
+
+
+def test_a_change_that_is_based_on_older_members_is_refused(run, cluster) -> None:
+    """Two operators who each promote a learner, by lists that were right when they were read, leave nobody out."""
+
+    async def main():
+        async with cluster(3) as c:
+            n1 = c["n1"].node
+            for name in ("n4", "n5"):
+                await c.start(name, members={})
+                await n1.add_learner(name, f"address-{name[1:]}")
+            seen = n1.status()
+            voters = seen.voters[-1]
+            await n1.change_membership([*voters, "n4"], based_on=seen.membership_index)
+            with pytest.raises(MembershipRefused, match=r"the members have changed since they were looked at"):
+                await c["n2"].node.change_membership([*voters, "n5"], based_on=seen.membership_index)
+
+            assert ["n1", "n2", "n3", "n4"] == n1.status().voters[-1]
+            assert "n5" in n1.status().learners
 
     run(main)
