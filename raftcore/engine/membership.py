@@ -100,8 +100,8 @@ def truncated(engine: Engine, index: int) -> None:
         in_force(engine)
 
 
-def in_force(engine: Engine) -> None:
-    """Act on the membership that is in force now."""
+def in_force(engine: Engine, *, jumped: bool = False) -> None:
+    """Act on the membership that is in force now; `jumped`: a snapshot brought it."""
     membership = engine.membership = engine.history.effective
     lead = engine.leadership
     if lead is not None:
@@ -113,13 +113,13 @@ def in_force(engine: Engine) -> None:
                 election.add_peer(engine, lead, peer, engine.log.last.index)
     elif engine.candidacy is None:
         election.set_role(engine, election.resting_role(engine))
-    engine.events.append(MembershipChanged())
+    engine.events.append(MembershipChanged(membership, jumped))
 
 
 def committed(engine: Engine) -> None:
     """A membership entry has become committed, or the leader's first own entry has."""
     engine.history.trim(engine.commit)
-    engine.events.append(MembershipChanged())
+    engine.events.append(MembershipChanged(engine.membership))
     lead = engine.leadership
     if lead is None and engine.candidacy is None:
         election.set_role(engine, election.resting_role(engine))

@@ -7,7 +7,7 @@ import enum
 import msgspec
 
 from raftcore.messages import Message, SnapshotChunk, SnapshotReply
-from raftcore.types import NodeId
+from raftcore.types import Membership, NodeId
 
 
 class Role(enum.Enum):
@@ -29,7 +29,12 @@ class RoleChanged(msgspec.Struct, frozen=True):
 
 
 class MembershipChanged(msgspec.Struct, frozen=True):
-    """Another membership is in force on this node, or it became committed."""
+    """`membership` is in force on this node now, or has become committed. One for each, in order: who was removed and
+    added again between two turns is seen to leave. `jumped`: it came with a snapshot, and those before it were not
+    seen."""
+
+    membership: Membership
+    jumped: bool = False
 
 
 class ReadReady(msgspec.Struct, frozen=True):

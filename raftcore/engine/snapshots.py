@@ -100,5 +100,5 @@ def installed(engine: Engine, meta: SnapshotMeta) -> None:
     if engine.log.leader_at(last.index) != last.leader:
         engine.log.reset(last)
         engine.history = membership.History([(meta.membership_at, meta.membership)], last.index)
-        membership.in_force(engine)
+        membership.in_force(engine, jumped=True)
     engine.commit_to(last.index)

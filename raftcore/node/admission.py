@@ -7,6 +7,10 @@ from raftcore.errors import PeerRefused
 from raftcore.messages import Hello
 
 
+class UnknownDisk(PeerRefused):
+    """Everything fits but the disk."""
+
+
 def check_hello(mine: Hello, theirs: Hello, incarnation: str) -> None:
     """Raises `PeerRefused`, with the reason and what to do about it. `incarnation`: the disk that is known by their
     name, "" when none is."""
@@ -32,7 +36,7 @@ def check_hello(mine: Hello, theirs: Hello, incarnation: str) -> None:
             "the two rules do not mix; use the same on all members"
         )
     if incarnation and incarnation != theirs.incarnation:
-        raise PeerRefused(
+        raise UnknownDisk(
             f"node {name!r} has come back with another disk (incarnation {theirs.incarnation}, known is "
             f"{incarnation}): it has forgotten what it promised; remove it from the cluster and add it anew"
         )

@@ -25,8 +25,17 @@ from raftcore.errors import (
     StorageError,
     WireError,
 )
-from raftcore.messages import Forward, ForwardReply, Hello, Message
-from raftcore.node.admission import check_hello
+from raftcore.messages import (
+    AppendReply,
+    Forward,
+    ForwardReply,
+    Hello,
+    Message,
+    RequestVote,
+    SnapshotReply,
+    VoteReply,
+)
+from raftcore.node.admission import UnknownDisk, check_hello
 from raftcore.node.apply import Applier
 from raftcore.node.commands import Commands
 from raftcore.node.forwarding import CHANGE, PROPOSE, READ, TRANSFER, Change, Forwarding, Handover, Reply
@@ -46,6 +55,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("raftcore.node")
 
 FOREVER = float("inf")
+COUNTED = frozenset((RequestVote, VoteReply, AppendReply, SnapshotReply))
+"""What makes a member count: it stands for election, votes, and acknowledges."""
 P = ParamSpec("P")
 
 
@@ -99,7 +110,9 @@ class Member:
         self._changes: list[asyncio.Future[None]] = []
         self._leader: NodeId | None = None
         self._incarnations = {hello.node: hello.incarnation}
-        self._nodes = set(engine.history.nodes())
+        self._doubted: dict[NodeId, str] = {}
+        """Members that talk to this node with another disk than the one that it knows, and which."""
+        self._members = set(engine.membership.nodes)
         self.on_failure: Callable[[], None] = lambda: None
         self.forwarding = Forwarding(parts.transport, engine, rng)
         self.proposals = Proposals(engine, self.forwarding, limits, self.no_use, self.wake, self._arm_for)
@@ -169,14 +182,27 @@ class Member:
             self._loop.call_soon(self._turn)
 
     def admit(self, hello: Hello) -> None:
-        """Check who it is that wants to talk. Raises `PeerRefused`."""
+        """Check who it is that wants to talk. Raises `PeerRefused`.
+
+        A member with another disk than the one that is known here is refused by a leader. Who does not lead may be
+        the one that is behind: the member may have been removed and added anew, and lead by now. So it is heard out,
+        but what would make it count is dropped, until the membership here knows its disk.
+        """
+        known = self._known_incarnation(hello.node)
+        self._doubted.pop(hello.node, None)
         try:
-            check_hello(self.hello, hello, self._known_incarnation(hello.node))
+            check_hello(self.hello, hello, known)
         except PeerRefused as refusal:
             self.notify("peer_refused", {"peer": hello.node, "reason": str(refusal)})
-            raise
-        if self._incarnations.get(hello.node) != hello.incarnation:
-            self._incarnations[hello.node] = hello.incarnation
+            if self.engine.leadership is not None or not isinstance(refusal, UnknownDisk):
+                raise
+            self._doubted[hello.node] = hello.incarnation
+            return
+        self._learn_incarnation(hello.node, hello.incarnation)
+
+    def _learn_incarnation(self, node: NodeId, incarnation: str) -> None:
+        if self._incarnations.get(node) != incarnation:
+            self._incarnations[node] = incarnation
             self.engine.learn_incarnations(self._incarnations)
             self.wake()
 
@@ -185,7 +211,7 @@ class Member:
         info = self.engine.membership.nodes.get(node)
         if info is not None and info.incarnation:
             return info.incarnation
-        return self._incarnations.get(node, "") if node in self._nodes else ""
+        return self._incarnations.get(node, "") if node in self._members else ""
 
     def peer_up(self, peer: NodeId) -> None:
         """The peer can be reached."""
@@ -263,6 +289,9 @@ class Member:
         for sender, message in inbox:
             try:
                 kind = type(message)
+                if self._doubted and sender in self._doubted and kind in COUNTED:
+                    self.refused_messages += 1
+                    continue
                 if kind is not Forward and kind is not ForwardReply:
                     receive(sender, message, now)
                 elif isinstance(message, Forward):
@@ -373,7 +402,7 @@ class Member:
             case engine_output.RoleChanged():
                 self._role_changed(event)
             case engine_output.MembershipChanged():
-                self._membership_changed()
+                self._membership_changed(event)
             case engine_output.EntriesWanted():
                 self._fetch(event)
             case engine_output.SnapshotWanted():
@@ -402,12 +431,20 @@ class Member:
         self.wake()
         self.proposals.retry()
 
-    def _membership_changed(self) -> None:
-        nodes = self.engine.history.nodes()
-        for gone in self._nodes - nodes.keys():
+    def _membership_changed(self, event: engine_output.MembershipChanged) -> None:
+        members = event.membership.nodes
+        # Who has left may come back with another disk, which is the one to know then.
+        for gone in self._members - members.keys():
             self.forwarding.removed(gone)
-            self._incarnations.pop(gone, None)  # it may come back with another disk, which is the one to know then
-        self._nodes = set(nodes)
+            self._incarnations.pop(gone, None)
+        if event.jumped:
+            self._incarnations = {self.hello.node: self.hello.incarnation}
+        self._members = set(members)
+        for doubted, incarnation in list(self._doubted.items()):
+            if self._known_incarnation(doubted) in ("", incarnation):
+                del self._doubted[doubted]
+                self._learn_incarnation(doubted, incarnation)
+        nodes = self.engine.history.nodes()
         nodes.pop(self.hello.node, None)
         self.parts.transport.set_peers(nodes)
         self.engine.learn_incarnations(self._incarnations)

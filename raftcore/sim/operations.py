@@ -147,12 +147,20 @@ def add_learner(world: World, rng: random.Random) -> bool:
     if known is None:
         return False
     host, voters, learners = known
+    committed = world.membership()
     free = [
-        name for name, other in world.hosts.items() if name not in (*voters, *learners) and not other.wiped and other.up
+        name
+        for name, other in world.hosts.items()
+        if other.up
+        and name not in (*voters, *learners)
+        and not (other.wiped and committed and name in committed.members)
     ]
     if not free:
         return False
     name = rng.choice(free)
+    if world.hosts[name].wiped:  # it was removed: under its new disk's name it may join like any other
+        world.hosts[name].wiped = False
+        world.counts["wiped machines added anew"] += 1
     asked = host if rng.random() < 0.8 else world.anyone(rng) or host
     return _ask(world, asked, lambda node: node.add_learner(name, name, wait=rng.random() < 0.3), "learner added")
 

@@ -235,7 +235,7 @@ class World:
 
     def _unrest(self, probes: set[str]) -> str:
         """Why the cluster has not recovered yet; empty when it has."""
-        membership = self._membership()
+        membership = self.membership()
         if membership is None:
             return f"no membership is committed; {self._told()}"
         voters = {name for name in membership.all_voters if not self.hosts[name].wiped}
@@ -271,7 +271,7 @@ class World:
             return self.clients.propose_raw(host, [self.plugins.commands(rng)])
         return self.clients.write(host, rng)
 
-    def _membership(self) -> Membership | None:
+    def membership(self) -> Membership | None:
         """The newest committed one."""
         known = self.invariants.memberships
         committed = [

@@ -105,7 +105,7 @@ def test_a_change_of_voters_goes_through_a_joint_configuration(leader, membershi
 
     assert 2 == index
     assert membership("abc", joint_with="bcd") == leader.engine.membership
-    assert [MembershipChanged()] == leader.take_events(MembershipChanged)
+    assert [MembershipChanged(leader.engine.membership)] == leader.take_events(MembershipChanged)
 
     acknowledge(leader, "b")
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
-from raftcore.errors import ConfigError, MembershipRefused, NotAppended, WaitTimeout
-from raftcore.messages import AppendEntries, Hello, SnapshotChunk
+from raftcore.engine.output import MembershipChanged
+from raftcore.errors import ConfigError, MembershipRefused, NotAppended, PeerRefused, WaitTimeout
+from raftcore.messages import AppendEntries, AppendReply, Hello, RequestVote, SnapshotChunk, VoteReply
+from raftcore.types import LeaderId, LogId, Membership, NodeInfo, Vote
 
 
 @pytest.mark.parametrize("asked", ["n1", "n2"])
@@ -254,8 +257,6 @@ def test_strangers_are_refused_with_the_reason(run, cluster, hello, reason):
     """Wrong cluster, taken name, no common version, another order of votes."""
 
     async def main():
-        from raftcore.errors import PeerRefused
-
         async with cluster(1) as c:
             with pytest.raises(PeerRefused, match=reason):
                 c["n1"].node.member.admit(hello)
@@ -316,5 +317,42 @@ def test_a_change_that_is_based_on_older_members_is_refused(run, cluster) -> Non
 
             assert ["n1", "n2", "n3", "n4"] == n1.status().voters[-1]
             assert "n5" in n1.status().learners
+
+    run(main)
+
+
+def test_who_does_not_lead_hears_a_member_with_another_disk_out_but_does_not_count_it(run, cluster):
+    """It may have been removed and added anew without this node's knowing, and lead by now. Its votes and
+    acknowledgements are dropped until the membership here says that this is its disk."""
+
+    async def main():
+        async with cluster() as c:
+            await c["n1"].node.wait_for(lambda status: all(info.incarnation for info in status.nodes.values()))
+            await c["n2"].node.wait_for(lambda status: all(info.incarnation for info in status.nodes.values()))
+            follower = c["n2"].node.member
+            leader_vote, refused = follower.engine.vote, follower.refused_messages
+            other = msgspec.structs.replace(c["n3"].node.member.hello, incarnation="another disk")
+            with pytest.raises(PeerRefused, match="has come back with another disk"):
+                c["n1"].node.member.admit(other)
+            follower.admit(other)
+
+            assert ["n3"] == [detail["peer"] for detail in c["n2"].witness.details("peer_refused")]
+            for message in (
+                RequestVote(Vote(LeaderId(99, "n3"), False), LogId(LeaderId(99, "n3"), 99)),
+                VoteReply(Vote(LeaderId(99, "n3"), False), Vote(LeaderId(99, "n2"), False), granted=True),
+                AppendReply(Vote(LeaderId(99, "n3"), True), 1, 99),
+            ):
+                follower.deliver("n3", message)
+            await follower.until(lambda: follower.refused_messages == refused + 3)
+            assert leader_vote == follower.engine.vote
+
+            entry = Membership(
+                (("n1", "n2", "n3"),), (), {**follower.engine.membership.nodes, "n3": NodeInfo("a", "another disk")}
+            )
+            follower._membership_changed(MembershipChanged(entry))
+            assert {"n3": "another disk"} == follower._doubted  # what counts is what is in force
+            follower.engine.membership = entry
+            follower._membership_changed(MembershipChanged(entry))
+            assert {} == follower._doubted
 
     run(main)
