@@ -188,7 +188,7 @@ class DiskLog:
             offset = end
         if self._number < acknowledged:
             raise self._damaged(f"it ends with batch {self._number}, but batch {acknowledged} was acknowledged")
-        return self._number == acknowledged and offset == len(data) and not torn_mark
+        return self._number == acknowledged and offset == len(data)
 
     def _load(self, data: bytes, offset: int) -> int | None:
         """Apply the record at `offset`; where it ends, None when there is no whole one."""
@@ -207,8 +207,6 @@ class DiskLog:
                 position += size
         except (msgspec.MsgspecError, WireError) as error:
             raise self._damaged(f"the record at byte {offset}: {error}") from None
-        if offset and head.number != self._number + 1:
-            raise self._damaged(f"batch {head.number} at byte {offset} comes behind batch {self._number}")
         self._check(WriteBatch(head.vote, head.reset, head.truncate_from, runs))
         self._apply(head, runs, at)
         return end
@@ -241,9 +239,8 @@ class DiskLog:
         return numbers
 
     def _renew_mark(self) -> None:
-        """Both slots say what the log holds, in bytes written anew: a sync of the old ones may have failed."""
+        """The newest slot says what the log holds, in bytes written anew: a sync of the old ones may have failed."""
         if self._mark is not None:
-            self._acknowledge(self._number)
             self._acknowledge(self._number)
             return
         mark = self._mark = self._disk.open(NEW_MARK)

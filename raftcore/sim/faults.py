@@ -76,13 +76,15 @@ def stop(world: World, rng: random.Random) -> bool:
 
 
 def _until_healed(world: World, rng: random.Random, seconds: float = 1.5) -> bool:
-    world.later(rng.expovariate(1 / seconds), world.heal_network)
+    world.heal_later(rng.expovariate(1 / seconds))
     return True
 
 
 def cut_one_way(world: World, rng: random.Random) -> bool:
     """What one node sends to another is lost, silently."""
-    world.network.cut(*_pair(world, rng))
+    sender, receiver = _pair(world, rng)
+    world.network.cut(sender, receiver)
+    world.detail(f"{sender} to {receiver}")
     return _until_healed(world, rng)
 
 
@@ -92,6 +94,7 @@ def partition(world: World, rng: random.Random) -> bool:
     rng.shuffle(names)
     at = rng.randint(1, len(names) - 1)
     world.network.partition([names[:at], names[at:]])
+    world.detail(f"{' '.join(sorted(names[:at]))} | {' '.join(sorted(names[at:]))}")
     return _until_healed(world, rng)
 
 
@@ -104,6 +107,9 @@ def partial_partition(world: World, rng: random.Random) -> bool:
         for right in names[at + 1 :]:
             world.network.cut(left, right)
             world.network.cut(right, left)
+    world.detail(
+        f"{' '.join(sorted(names[1 : at + 1]))} | {' '.join(sorted(names[at + 1 :]))}, {names[0]} reaches both"
+    )
     return _until_healed(world, rng)
 
 
@@ -113,19 +119,24 @@ def isolate(world: World, rng: random.Random) -> bool:
     if host is None:
         return False
     world.network.isolate(host.name)
+    world.detail("", host.name)
     return _until_healed(world, rng)
 
 
 def reset(world: World, rng: random.Random) -> bool:
     """A connection ends."""
-    world.network.reset(*_pair(world, rng))
+    one, other = _pair(world, rng)
+    world.network.reset(one, other)
+    world.detail(f"{one} and {other}")
     return True
 
 
 def slow_link(world: World, rng: random.Random) -> bool:
     """A way takes longer by orders of magnitude."""
     first, second = _pair(world, rng)
-    world.network.slow(first, second, rng.choice([10, 100, 1000]))
+    factor = rng.choice([10, 100, 1000])
+    world.network.slow(first, second, factor)
+    world.detail(f"{first} to {second}, {factor} times")
     return _until_healed(world, rng)
 
 
@@ -166,6 +177,7 @@ def _disk_fault(world: World, rng: random.Random, **fault: object) -> bool:
     host = world.victim(rng)
     if host is None or any(other.faulty for other in world.hosts.values()):
         return False
+    world.detail("", host.name)
     host.faulty = host.troubled = True
     for name, value in fault.items():
         setattr(host.disk, name, value)
@@ -197,7 +209,7 @@ def bit_rot(world: World, rng: random.Random) -> bool:
     if rot is None:
         return False
     host.faulty = host.troubled = True
-    world.note("fault", node=host.name, fault="bit rot", text=str(rot))
+    world.detail(str(rot), host.name)
     if rng.random() < 0.7:
         world.crash(host, silently=False)
         world.restart(host)

@@ -250,6 +250,7 @@ class Host:
             self.counts[f"crash in a {kind}"] += 1
             self.world.note("fault", node=self.name, fault="crash", text=f"in a {kind}")
             self.kill()
+            self.world.later(self.rng.expovariate(1), self.world.restart, self)
 
     def when_finished(self, call: Callable[[], None]) -> None:
         self.world.loop.when_finished(call)

@@ -19,6 +19,8 @@ from raftcore.sim.actions import ACTIONS, Action
 from raftcore.sim.network import NetworkSettings
 
 DEFAULT_STEPS = 200
+CALM = 0.05
+"""How many of the steps are preceded by a calm of some seconds."""
 
 
 class Step(NamedTuple):
@@ -101,8 +103,13 @@ def draw(seed: int, steps: int = DEFAULT_STEPS, profile: str = "all", actions: I
         NetworkSettings(),
         rng.choice([0, 0, 0.001, 0.02]),
         jumps,
-        tuple(Step(rng.expovariate(1 / pace), name, rng.getrandbits(32)) for name in taken),
+        tuple(Step(_gap(rng, pace), name, rng.getrandbits(32)) for name in taken),
     )
+
+
+def _gap(rng: random.Random, pace: float) -> float:
+    """Mostly short; now and then long enough for the cluster to recover and go on."""
+    return rng.uniform(1, 5) if rng.random() < CALM else rng.expovariate(1 / pace)
 
 
 def _raft(rng: random.Random) -> RaftSettings:

@@ -64,6 +64,8 @@ class World:
         self.nemesis = Process("nemesis")
         self.recovering = self.closing = self.ended = False
         self.disks: list[Disk] = []
+        self._cuts: list[str] = []
+        self._struck, self._detail, self._until_healed = "", "", False
         self.network = Network(
             self.stream("network"), self._schedule, lambda: self.loop.now, plan.network, self.note if traced else None
         )
@@ -128,7 +130,10 @@ class World:
         if done:
             self.counts[action.name] += 1
             if action.group not in ("operation", "cluster", "membership"):
-                self.note("fault", fault=action.name, text="")
+                self.note("fault", fault=action.name, node=self._struck, text=self._detail)
+                if self._until_healed:
+                    self._cuts.append(action.name)
+        self._struck, self._detail, self._until_healed = "", "", False
 
     def _propose(self, commands: Callable[[random.Random], bytes], rng: random.Random) -> bool:
         host, count = self.anyone(rng), rng.choice([1, 1, 1, 5])
@@ -184,9 +189,23 @@ class World:
     def heal_network(self) -> None:
         """Every cut ends."""
         self.network.heal()
+        for name in self._cuts:
+            self.note("fault", fault=f"end of {name}", node="", text="")
+        self._cuts.clear()
+
+    def detail(self, text: str, node: str = "") -> None:
+        """What the fault that is being brought about strikes, for the trace."""
+        self._struck, self._detail = node, text
+
+    def heal_later(self, delay: float) -> None:
+        """The fault that is being brought about lasts until the network is healed, and that is soon."""
+        self._until_healed = True
+        self.later(delay, self.heal_network)
 
     def trouble(self, field: str, chance: float) -> None:
         """From now on messages meet this fate with this probability."""
+        if not chance:
+            self.note("fault", fault=f"end of {field}", node="", text="")
         if not self.recovering or not chance:
             self.network.settings = msgspec.structs.replace(self.network.settings, **{field: chance})
 
@@ -209,7 +228,7 @@ class World:
         self.note("phase", text="faults end; the cluster has to recover")
         self.recovering = True
         self.network.settings = self.plan.network
-        self.network.heal()
+        self.heal_network()
         for host in self.hosts.values():
             host.slowness, host.stalled_until, host.crash_in = 1.0, 0.0, ""
             host.resume()

@@ -9,7 +9,7 @@ import pytest
 
 from raftcore.contracts import LogState, WriteBatch
 from raftcore.errors import CorruptData, StorageError
-from raftcore.sim.disk import Disk
+from raftcore.sim.disk import SECTOR, Disk
 from raftcore.sim.disk_log import LOG, MARK, NEW_LOG, DiskLog
 from raftcore.types import NO_LOG, NO_VOTE, Entries, EntryKind, LeaderId, LogId, Vote
 
@@ -298,6 +298,25 @@ def test_a_flipped_bit_after_a_crash_costs_nothing_that_was_acknowledged(seed: i
         assert found in (life.model, after), str(rot)
 
 
+def test_two_flipped_bits_do_not_look_like_a_torn_write() -> None:
+    """One in the newest slot of the watermark, one in the last record: that looks as if it had been under way."""
+    disk = Disk(random.Random(1))
+    log, _ = opened(disk)
+    log.write(WriteBatch(runs=[run(1, b"a")]))
+    size = disk.open(LOG).size
+    log.write(WriteBatch(runs=[run(2, b"b")]))
+    for slot in (0, SECTOR):
+        for offset in range(size, disk.open(LOG).size):
+            other = copy.deepcopy(disk)
+            for name, at in ((MARK, slot), (LOG, offset)):
+                file = other.open(name)
+                file.write_at(at, bytes([file.read(at, 1)[0] ^ 1]))
+            with pytest.raises(
+                CorruptData, match=r"log: damaged: .* of it (were|was) acknowledged|but batch 3 was ack"
+            ):
+                opened(other)
+
+
 @pytest.mark.parametrize("name", [LOG, MARK])
 def test_a_missing_file_is_an_error(name: str) -> None:
     """An empty log is not what was acknowledged."""
@@ -353,6 +372,8 @@ def test_after_a_failed_sync_nothing_more_is_written(act: str, sync: int) -> Non
         with pytest.raises(StorageError, match=r"log: nothing more is written \(.*error.*\); restart the node"):
             log.purge(LogId(LeaderId(1, "n1"), 4))
         log.close()
+        if seed % 2:
+            crash_while_opened(disk)
         log, found = opened(disk)
         assert found in (model, after)
         batch = WriteBatch(vote=Vote(LeaderId(9, "n3"), True))
@@ -366,6 +387,14 @@ def test_after_a_failed_sync_nothing_more_is_written(act: str, sync: int) -> Non
 
         assert last.vote.leader.term in (9, 10)
         assert (found.purged, found.entries) == (last.purged, last.entries)
+
+
+def crash_while_opened(disk: Disk) -> None:
+    """Nothing that `open` does may cost what was durable before, even if the newest is not what it seems."""
+    disk.begin_call()
+    opened(disk)
+    disk.end_call()
+    disk.crash()
 
 
 def act_on(log: DiskLog, model: Held, act: str) -> None:
