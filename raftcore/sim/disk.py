@@ -403,6 +403,7 @@ class Disk:
                 if at < position:
                     operation()
             elif at == position and isinstance(operation, _Write) and operation.data:
+                self.counts["torn writes"] += 1
                 operation.data = operation.data[: self._rng.randrange(len(operation.data))]
             elif at >= position:
                 operation.state = _UNDONE

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from raftcore.sim.world import World
 
 
+POWER_SHARE = 0.75
+"""How many of the crashes in the middle of a call are losses of power."""
+
+
 class Host:
     """A machine. `node` runs in `process` while `up`; `ledger` and `snapshots` are what the disk has promised to hold.
 
@@ -249,7 +253,8 @@ class Host:
         if process is self.process and self.up:
             self.counts[f"crash in a {kind}"] += 1
             self.world.note("fault", node=self.name, fault="crash", text=f"in a {kind}")
-            self.kill()
+            # A killed process leaves what it had handed to the operating system; only a loss of power tears a write.
+            self.kill(silently=self.rng.random() < POWER_SHARE)
             self.world.later(self.rng.expovariate(1), self.world.restart, self)
 
     def when_finished(self, call: Callable[[], None]) -> None:

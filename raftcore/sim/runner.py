@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import random
@@ -92,6 +93,11 @@ def run_plan(plan: Plan, plugins: Plugins | None = None) -> Report:
     )
 
 
+def _quiet() -> None:
+    """Nodes that die on purpose are no news."""
+    logging.getLogger("raftcore").setLevel(logging.CRITICAL)
+
+
 def _run_batch(seeds: list[int], steps: int, profile: str) -> Report:
     report = Report()
     for seed in seeds:
@@ -112,7 +118,7 @@ def run_seeds(
     started = time.monotonic()
     total, batches = Report(), _batches(seeds)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs or os.cpu_count(), context) as pool:
+    with ProcessPoolExecutor(jobs or os.cpu_count(), context, initializer=_quiet) as pool:
         waiting = {pool.submit(_run_batch, batch, steps, profile) for batch in batches}
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
