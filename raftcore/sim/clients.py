@@ -35,6 +35,8 @@ class Clients:
         self.world = world
         self.history = History()
         self.acknowledged: Counter[bytes] = Counter()
+        self.last_outcome: dict[str, str] = {}
+        """How the newest call to each node ended: ok, fail or info."""
         self._idle = list(range(count))
         self._next_client = count
         self._next_value = 0
@@ -92,8 +94,10 @@ class Clients:
                 await node.propose_many(payloads)
             except (NotAppended, OutcomeUnknown, NodeStopped):
                 self.world.counts["proposals refused or unknown"] += 1
+                self.last_outcome[host.name] = "fail"
             else:
                 self.acknowledged.update(payloads)
+                self.last_outcome[host.name] = "ok"
 
         self.world.loop.spawn(host.process, ask(host.node))
         return True
@@ -153,7 +157,8 @@ class Clients:
         self._complete(call, outcome, value, error)
 
     def _complete(self, call: int, outcome: str, value: object, error: str = "") -> None:
-        _, client = self._open.pop(call)
+        host, client = self._open.pop(call)
+        self.last_outcome[host.name] = outcome
         self.history.complete(call, outcome, value, time=self._nanoseconds(), error=error)
         self.world.note("complete", id=call, outcome=outcome, value=value, text=error)
         self.world.counts[f"answers {outcome}"] += 1

@@ -30,8 +30,8 @@ class Host:
     """A machine. `node` runs in `process` while `up`; `ledger` and `snapshots` are what the disk has promised to hold.
 
     `failure`: why the node stopped by itself or could not start. `wiped`: its disk was emptied while it was a member.
-    `crash_in`: the kind of call in which it is to crash next. `faulty`: its disk is made to fail;
-    `troubled`: it was, since the node started.
+    `retired`: it was removed, and is not started again. `crash_in`: the kind of call in which it is to crash next.
+    `faulty`: its disk is made to fail; `troubled`: it was, since the node started.
     """
 
     def __init__(self, world: World, name: str) -> None:
@@ -44,6 +44,7 @@ class Host:
         self.closing = False
         self.up = False
         self.paused = False
+        self.retired = False
         self.wiped = False
         self.failure: BaseException | None = None
         self.crash_in = ""

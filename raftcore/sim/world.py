@@ -183,7 +183,7 @@ class World:
 
     def restart(self, host: Host) -> None:
         """Start the node again, if it does not run."""
-        if not host.up and not host.closing and not self.closing:
+        if not (host.up or host.closing or host.retired or self.closing):
             host.start()
 
     def heal_network(self) -> None:
@@ -281,7 +281,9 @@ class World:
                 return f"{name}'s client waits"
         if self.clients.waiting:
             return f"{self.clients.waiting} clients wait for an answer; {self._told()}"
-        return ""
+        refused = {name for name in members if self.clients.last_outcome.get(name) != "ok"}
+        probes -= refused  # they are asked again
+        return f"clients of {sorted(refused)} are refused; {self._told()}" if refused else ""
 
     def _probe(self, host: Host) -> bool:
         """Every member has to serve a write."""
@@ -305,6 +307,7 @@ class World:
         if not self.plan.raft.check_quorum:
             for host in self.hosts.values():
                 if host.up and host.name not in membership.members and not host.closing:
+                    host.retired = True
                     host.close()
 
     def _told(self) -> str:
