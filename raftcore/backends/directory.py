@@ -67,6 +67,7 @@ class DirectorySnapshots:
             self._path.mkdir(parents=True, exist_ok=True)
             if not os.access(self._path, os.W_OK | os.X_OK):
                 raise PermissionError(f"no right to write in {self._path}")
+            sync_directory(self._path)  # a manifest whose removal is not durable must not come back without its data
             for file in sorted(self._path.iterdir()):
                 if file.suffix == ".tmp" or (file.suffix == ".data" and not file.with_suffix(".manifest").exists()):
                     file.unlink()

@@ -138,9 +138,16 @@ class Clients:
         if not self._idle or host.node is None or not host.serves:
             return False
         client = self._idle.pop(0)
-        # A node that restarts may show an older state to stale reads than before: it is another node to the history.
-        where = f"{host.name}/{host.starts}"
-        call = self.history.invoke(client, f, key, value, time=self._nanoseconds(), node=where, consistency=consistency)
+        call = self.history.invoke(
+            client,
+            f,
+            key,
+            value,
+            time=self._nanoseconds(),
+            node=host.name,
+            life=host.starts,
+            consistency=consistency,
+        )
         self.world.note("invoke", client=client, id=call, node=host.name, f=f, key=key, value=value)
         self._open[call] = (host, client)
         self.world.loop.spawn(host.process, self._run(call, host.node, ask))

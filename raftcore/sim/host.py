@@ -136,6 +136,7 @@ class Host:
         if left:
             self.violate("closing resolves everything", f"tasks are left behind a closed node: {left}")
         self.world.loop.kill(self.process)
+        self.disk.crash(power=False)
         self._down(silently=False, reason="closed")
 
     def _stopped(self, error: BaseException) -> None:

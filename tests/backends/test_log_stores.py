@@ -10,16 +10,23 @@ from raftcore.backends.memory_log import MemoryLog
 from raftcore.backends.sqlite_log import SqliteLog
 from raftcore.contracts import LogState, LogStore, WriteBatch
 from raftcore.errors import StorageError
+from raftcore.sim.disk import Disk
+from raftcore.sim.disk_log import DiskLog
 from raftcore.types import NO_LOG, NO_VOTE, Entries, LeaderId, LogId, Vote
 
 Runs = Callable[..., Entries]
 Stored = Callable[[LogStore, int, int], list[tuple[int, int, bytes]]]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "simulated disk"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LogStore]:
-    """Both built-in stores, opened."""
-    log: LogStore = MemoryLog() if request.param == "memory" else SqliteLog(tmp_path / "log.sqlite")
+    """Every store that comes with raftcore, opened."""
+    make: dict[str, Callable[[], LogStore]] = {
+        "memory": MemoryLog,
+        "sqlite": lambda: SqliteLog(tmp_path / "log.sqlite"),
+        "simulated disk": lambda: DiskLog(Disk(random.Random(1))),
+    }
+    log = make[request.param]()
     log.open()
     yield log
     log.close()

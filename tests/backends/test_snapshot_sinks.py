@@ -11,16 +11,23 @@ from raftcore.backends.directory import DirectorySnapshots
 from raftcore.backends.memory_snapshots import MemorySnapshots
 from raftcore.contracts import SnapshotSink
 from raftcore.errors import StorageError
+from raftcore.sim.disk import Disk
+from raftcore.sim.disk_snapshots import DiskSnapshots
 from raftcore.types import LeaderId, LogId, Membership, NodeInfo, SnapshotMeta
 
 MIB = 1024 * 1024
 Save = Callable[..., SnapshotMeta]
 
 
-@pytest.fixture(params=["memory", "directory"])
+@pytest.fixture(params=["memory", "directory", "simulated disk"])
 def sink(request: pytest.FixtureRequest, tmp_path: Path) -> SnapshotSink:
-    """Both built-in sinks, started."""
-    sink: SnapshotSink = MemorySnapshots() if request.param == "memory" else DirectorySnapshots(tmp_path / "snapshots")
+    """Every sink that comes with raftcore, started."""
+    make: dict[str, Callable[[], SnapshotSink]] = {
+        "memory": MemorySnapshots,
+        "directory": lambda: DirectorySnapshots(tmp_path / "snapshots"),
+        "simulated disk": lambda: DiskSnapshots(Disk(random.Random(1))),
+    }
+    sink = make[request.param]()
     sink.start()
     return sink
 

@@ -17,30 +17,22 @@ from raftcore.sim.disk_snapshots import DiskSnapshots
 from raftcore.sim.machine import Book
 from raftcore.sim.plan import Step
 
-SEEDS = 10
+SEEDS = 5
 """Seeds of each profile; `raftcore sim run` takes more."""
 
 
-@pytest.mark.parametrize("profile", sorted(sim.PROFILES))
-def test_no_rule_is_broken(profile):
-    """A slice of what `raftcore sim run` does: whole clusters under faults, all invariants, histories checked."""
+@pytest.mark.timeout(300)  # under coverage it takes a minute
+def test_no_rule_is_broken_and_every_action_happens():
+    """A slice of what `raftcore sim run` does: whole clusters under faults, all invariants, histories checked. And no
+    action is dead: each was taken, and did something."""
     report = sim.Report()
-    for seed in range(SEEDS):
-        report.add(sim.run_plan(sim.draw(seed, profile=profile)))
-
-    assert [] == report.failures
-    assert report.runs == SEEDS
-    assert report.counts["answers ok"] > SEEDS
-
-
-def test_every_action_happens():
-    """None is dead: in a few dozen runs of the profiles that have it each was taken, and did something."""
-    report = sim.Report()
-    for profile, seeds in (("all", 30), ("membership", 15), ("crash", 15), ("clock", 15)):
-        for seed in range(1000, 1000 + seeds):
+    for profile in sorted(sim.PROFILES):
+        for seed in range(SEEDS):
             report.add(sim.run_plan(sim.draw(seed, profile=profile)))
 
     assert [] == report.failures
+    assert report.runs == SEEDS * len(sim.PROFILES)
+    assert report.counts["answers ok"] > 10 * report.runs
     assert [] == [action.name for action in ACTIONS if not report.counts.get(action.name)]
 
 
@@ -151,10 +143,10 @@ def test_a_sink_that_loses_snapshots_is_caught():
 def test_a_state_machine_of_ones_own_passes():
     """Three lines are enough for a right one."""
     report = sim.check(
-        KeyValue, commands=lambda rng: encode(Put(f"k{rng.randrange(5)}", b"%d" % rng.randrange(9))), seeds=range(10)
+        KeyValue, commands=lambda rng: encode(Put(f"k{rng.randrange(5)}", b"%d" % rng.randrange(9))), seeds=range(4)
     )
 
-    assert 10 == report.runs
+    assert 4 == report.runs
 
 
 def test_a_state_machine_needs_commands():
