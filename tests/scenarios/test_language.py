@@ -271,3 +271,11 @@ def test_the_description_names_every_kind_of_line_and_of_message():
 
     assert [] == [usage for usage in usages() if f"`{usage}`" not in described]
     assert [] == [kind for kind in KINDS if f"`{kind}`" not in described]
+
+
+def test_the_example_of_the_description_can_be_played(play):
+    """It is a whole scenario."""
+    lines = (HERE / "README.md").read_text().splitlines()
+    example = "\n".join(line[4:] for line in lines if line.startswith("    "))
+
+    assert ["x"] == play(example).stage.machines["n3"].values
